@@ -1,0 +1,97 @@
+/* kernels.c: one instruction set's table of kernels.  Compiled once per instruction set with -DSF_ISA=name; the table
+ * sf_kernels_<name> is the only symbol that leaves the object, so code of one set can't be linked into another.
+ */
+#include "softfast.h"
+
+#include <math.h>
+
+#define SF_PASTE_(a, b) a##_##b
+#define SF_PASTE(a, b) SF_PASTE_(a, b)
+#define SF_STRING_(a) #a
+#define SF_STRING(a) SF_STRING_(a)
+
+/* The micro-kernels are compiled for each number of output rows, so that accumulators live in registers. */
+#define SF_CASES_3(m, call)                                                                                            \
+    switch (m) {                                                                                                       \
+    case 1: call(1) break;                                                                                             \
+    case 2: call(2) break;                                                                                             \
+    case 3: call(3) break;                                                                                             \
+    }
+#define SF_CASES_6(m, call)                                                                                            \
+    switch (m) {                                                                                                       \
+    case 1: call(1) break;                                                                                             \
+    case 2: call(2) break;                                                                                             \
+    case 3: call(3) break;                                                                                             \
+    case 4: call(4) break;                                                                                             \
+    case 5: call(5) break;                                                                                             \
+    case 6: call(6) break;                                                                                             \
+    }
+#define SF_CASES_14(m, call)                                                                                           \
+    switch (m) {                                                                                                       \
+    case 7: call(7) break;                                                                                             \
+    case 8: call(8) break;                                                                                             \
+    case 9: call(9) break;                                                                                             \
+    case 10: call(10) break;                                                                                           \
+    case 11: call(11) break;                                                                                           \
+    case 12: call(12) break;                                                                                           \
+    case 13: call(13) break;                                                                                           \
+    case 14: call(14) break;                                                                                           \
+    default: SF_CASES_6(m, call)                                                                                       \
+    }
+
+static inline ptrdiff_t sf_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+static inline ptrdiff_t sf_padded(ptrdiff_t n_rows) { return sf_ceil_div(n_rows, SF_MAX_LANES) * SF_MAX_LANES; }
+
+#define REAL float
+#define INT int32_t
+#define UINT uint32_t
+#define REAL_BITS 32
+#define N(name) SF_PASTE(name, f32)
+#include "vec.h"
+#include "vmath.h"
+#include "tile.tmpl.h"
+
+#define STORE float
+#define STORE_IS_REAL 1
+#define V(name) SF_PASTE(name, f32_in_f32)
+#include "rows.tmpl.h"
+#undef STORE
+#undef STORE_IS_REAL
+#undef V
+#undef REAL
+#undef INT
+#undef UINT
+#undef REAL_BITS
+#undef N
+
+#define REAL double
+#define INT int64_t
+#define UINT uint64_t
+#define REAL_BITS 64
+#define N(name) SF_PASTE(name, f64)
+#include "vec.h"
+#include "vmath.h"
+#include "tile.tmpl.h"
+
+#define STORE double
+#define STORE_IS_REAL 1
+#define V(name) SF_PASTE(name, f64_in_f64)
+#include "rows.tmpl.h"
+#undef STORE
+#undef STORE_IS_REAL
+#undef V
+
+#define STORE float
+#define STORE_IS_REAL 0
+#define V(name) SF_PASTE(name, f32_in_f64)
+#include "rows.tmpl.h"
+
+extern const sf_kernels SF_PASTE(sf_kernels, SF_ISA);
+
+const sf_kernels SF_PASTE(sf_kernels, SF_ISA) = {
+    SF_STRING(SF_ISA),
+    {{{loss_gradient_f32_in_f32, predict_f32_in_f32}, {loss_gradient_f32_in_f64, predict_f32_in_f64}},
+     {{NULL, NULL}, {loss_gradient_f64_in_f64, predict_f64_in_f64}}},
+    {{map_f32_in_f32, cross_entropy_f32_in_f32, exp_array_f32, log_array_f32},
+     {map_f64_in_f64, cross_entropy_f64_in_f64, exp_array_f64, log_array_f64}},
+};

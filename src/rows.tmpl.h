@@ -1,0 +1,312 @@
+/* rows.tmpl.h: everything that reads X or logits of type STORE and computes in REAL.  Included once for each pair;
+ * V(name) adds the pair's suffix, N(name) that of REAL.
+ *
+ * Both products are one of two micro-kernels that read the rows of X where they lie, in either order:
+ *   outer: C[i, j] += sum_t A[i, t] B[t, j]   j across lanes, A broadcast; B's rows t are contiguous in j;
+ *   dot:   C[i, j] += sum_t A[i, t] B[j, t]   t across lanes, then a small transposition sums the lanes.
+ * With features contiguous (C order) the forward product W X^T is a dot and the backward R^T X an outer one; with rows
+ * contiguous (F order) it is the other way round.  A is always ours (coefficients or residuals: aligned, padded with
+ * zeros), B is always X.  Block sums are kept in REAL and added to float64.
+ */
+
+#if STORE_IS_REAL
+SF_INLINE N(vec) V(load)(const STORE *p) { return N(load)(p); }
+SF_INLINE N(vec) V(load_part)(const STORE *p, int n) { return N(load_part)(p, n); }
+#else
+SF_INLINE N(vec) V(load)(const STORE *p) {
+#if defined(__GNUC__)
+    typedef STORE part __attribute__((vector_size(SF_VECTOR_BYTES / 2)));
+    part v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, N(vec));
+#else
+    return *p;
+#endif
+}
+SF_INLINE N(vec) V(load_part)(const STORE *p, int n) {
+    STORE lane[N(lanes)] = {0};
+    memcpy(lane, p, (size_t)n * sizeof(STORE));
+    return V(load)(lane);
+}
+#endif
+
+#if SF_MANY_REGISTERS
+enum { V(outer_classes) = 14, V(dot_classes) = 6 };
+#define SF_FOR_OUTER(m, call) SF_CASES_14(m, call)
+#define SF_FOR_DOT(m, call) SF_CASES_6(m, call)
+#else
+enum { V(outer_classes) = 6, V(dot_classes) = 3 };
+#define SF_FOR_OUTER(m, call) SF_CASES_6(m, call)
+#define SF_FOR_DOT(m, call) SF_CASES_3(m, call)
+#endif
+
+/* A product's left operand and its destination: a tile of logits (with bias) or float64 sums. */
+typedef struct {
+    const REAL *a;
+    ptrdiff_t a_stride, n_outputs, depth; /* A is (n_outputs, depth) */
+    REAL *tile;                           /* written: C = bias + A B, or */
+    const REAL *bias;
+    double *sums;                         /* added to, where tile is NULL */
+    ptrdiff_t c_stride;
+} V(product);
+
+/* m rows of A by n_vectors vectors of columns of B, the last of which has `part` valid lanes where part > 0. */
+SF_INLINE void V(outer_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_t column, const STORE *b,
+                              ptrdiff_t b_stride, const int m, const int n_vectors, const int masked, int part) {
+    const REAL *a = product->a + first * product->a_stride;
+    const ptrdiff_t a_stride = product->a_stride, depth = product->depth;
+    N(vec) sum[14][2];
+    SF_UNROLL
+    for (int i = 0; i < m; i++)
+        sum[i][0] = sum[i][1] = N(broadcast)(0);
+    for (ptrdiff_t t = 0; t < depth; t++, b += b_stride) {
+        N(vec) b0, b1 = {0};
+        if (n_vectors == 2) {
+            b0 = V(load)(b);
+            b1 = masked ? V(load_part)(b + N(lanes), part) : V(load)(b + N(lanes));
+        } else {
+            b0 = masked ? V(load_part)(b, part) : V(load)(b);
+        }
+        SF_UNROLL
+        for (int i = 0; i < m; i++) {
+            REAL a_it = a[i * a_stride + t];
+            sum[i][0] = sum[i][0] + a_it * b0;
+            if (n_vectors == 2)
+                sum[i][1] = sum[i][1] + a_it * b1;
+        }
+    }
+    SF_UNROLL
+    for (int i = 0; i < m; i++) {
+        ptrdiff_t c = (first + i) * product->c_stride + column;
+        SF_UNROLL
+        for (int v = 0; v < n_vectors; v++) {
+            if (product->tile)
+                N(store)(product->tile + c + v * N(lanes), sum[i][v] + product->bias[first + i]);
+            else
+                N(add_to)(product->sums + c + v * N(lanes), sum[i][v]);
+        }
+    }
+}
+
+/* C (n_outputs, n_columns); C's rows have room up to a whole vector. */
+static void V(outer)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns) {
+    for (ptrdiff_t column = 0; column < n_columns; column += 2 * N(lanes)) {
+        ptrdiff_t left = n_columns - column;
+        int n_vectors = left > N(lanes) ? 2 : 1, part = (int)(left - (n_vectors - 1) * N(lanes));
+        const STORE *b_column = b + column;
+        for (ptrdiff_t first = 0, blocks = sf_ceil_div(product->n_outputs, V(outer_classes)), i = 0; i < blocks; i++) {
+            ptrdiff_t end = (i + 1) * product->n_outputs / blocks;
+            int m = (int)(end - first);
+#define SF_CALL(M)                                                                                                     \
+    if (n_vectors == 1)                                                                                                \
+        V(outer_micro)(product, first, column, b_column, b_stride, M, 1, 1, part);                                     \
+    else if (part < N(lanes))                                                                                          \
+        V(outer_micro)(product, first, column, b_column, b_stride, M, 2, 1, part);                                     \
+    else                                                                                                               \
+        V(outer_micro)(product, first, column, b_column, b_stride, M, 2, 0, 0);
+            SF_FOR_OUTER(m, SF_CALL)
+#undef SF_CALL
+            first = end;
+        }
+    }
+}
+
+/* m rows of A by four columns of C, whose rows of B are b[0..3]. */
+SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_t column, const STORE *const b[4],
+                            int n_valid, const int m) {
+    const REAL *a = product->a + first * product->a_stride;
+    const ptrdiff_t a_stride = product->a_stride, depth = product->depth;
+    const STORE *b0 = b[0], *b1 = b[1], *b2 = b[2], *b3 = b[3];
+    N(vec) sum[6][4];
+    SF_UNROLL
+    for (int i = 0; i < m; i++)
+        sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = N(broadcast)(0);
+    ptrdiff_t t = 0;
+    for (; t + N(lanes) <= depth; t += N(lanes)) {
+        N(vec) v0 = V(load)(b0 + t), v1 = V(load)(b1 + t), v2 = V(load)(b2 + t), v3 = V(load)(b3 + t);
+        SF_UNROLL
+        for (int i = 0; i < m; i++) {
+            N(vec) a_it = N(load)(a + i * a_stride + t);
+            sum[i][0] = sum[i][0] + a_it * v0;
+            sum[i][1] = sum[i][1] + a_it * v1;
+            sum[i][2] = sum[i][2] + a_it * v2;
+            sum[i][3] = sum[i][3] + a_it * v3;
+        }
+    }
+    if (t < depth) {
+        int part = (int)(depth - t);
+        N(vec) v0 = V(load_part)(b0 + t, part), v1 = V(load_part)(b1 + t, part);
+        N(vec) v2 = V(load_part)(b2 + t, part), v3 = V(load_part)(b3 + t, part);
+        SF_UNROLL
+        for (int i = 0; i < m; i++) {
+            N(vec) a_it = N(load)(a + i * a_stride + t);
+            sum[i][0] = sum[i][0] + a_it * v0;
+            sum[i][1] = sum[i][1] + a_it * v1;
+            sum[i][2] = sum[i][2] + a_it * v2;
+            sum[i][3] = sum[i][3] + a_it * v3;
+        }
+    }
+    SF_UNROLL
+    for (int i = 0; i < m; i++) {
+        ptrdiff_t c = (first + i) * product->c_stride + column;
+        if (product->tile) {
+            N(sum4)(product->tile + c, product->bias[first + i], sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+        } else {
+            REAL four[4];
+            N(sum4)(four, 0, sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+            for (int q = 0; q < n_valid; q++)
+                product->sums[c + q] += four[q];
+        }
+    }
+}
+
+/* C (n_outputs, n_columns); in a tile, columns up to a multiple of four are written (the excess repeats the last). */
+static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns) {
+    /* A is visited in slices that stay in the second-level cache while the columns pass by. */
+    ptrdiff_t slice = 128 * 1024 / (ptrdiff_t)sizeof(REAL) / (product->a_stride + 1) / V(dot_classes);
+    slice = (slice < 1 ? 1 : slice) * V(dot_classes);
+    for (ptrdiff_t begin = 0; begin < product->n_outputs; begin += slice) {
+        ptrdiff_t count = product->n_outputs - begin < slice ? product->n_outputs - begin : slice;
+        for (ptrdiff_t column = 0; column < n_columns; column += 4) {
+            int n_valid = (int)(n_columns - column < 4 ? n_columns - column : 4);
+            const STORE *b_rows[4];
+            for (int q = 0; q < 4; q++)
+                b_rows[q] = b + (column + (q < n_valid ? q : n_valid - 1)) * b_stride;
+            for (ptrdiff_t first = 0, blocks = sf_ceil_div(count, V(dot_classes)), i = 0; i < blocks; i++) {
+                ptrdiff_t end = (i + 1) * count / blocks;
+                int m = (int)(end - first);
+#define SF_CALL(M) V(dot_micro)(product, begin + first, column, b_rows, n_valid, M);
+                SF_FOR_DOT(m, SF_CALL)
+#undef SF_CALL
+                first = end;
+            }
+        }
+    }
+}
+
+/* A product with the rows [begin, end) of X.  columns_are_rows: C's columns are rows of X (forward), else features. */
+static void V(multiply)(const V(product) *product, const sf_rows *x, ptrdiff_t begin, ptrdiff_t end,
+                        int columns_are_rows) {
+    ptrdiff_t n_columns = columns_are_rows ? end - begin : x->n_features;
+    const STORE *b = (const STORE *)x->data + begin * x->row_stride;
+    if (x->feature_stride == 1) {
+        if (columns_are_rows)
+            V(dot)(product, b, x->row_stride, n_columns);
+        else
+            V(outer)(product, b, x->row_stride, n_columns);
+    } else {
+        if (columns_are_rows)
+            V(outer)(product, b, x->feature_stride, n_columns);
+        else
+            V(dot)(product, b, x->feature_stride, n_columns);
+    }
+}
+
+/* tile (K, stride) = logits of the rows [begin, end); a reference class leads with zeros. */
+static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
+                           ptrdiff_t end) {
+    ptrdiff_t n_reference = model->n_classes - model->n_outputs;
+    memset(tile, 0, (size_t)(n_reference * stride) * sizeof(REAL));
+    V(product) forward = {model->coef, model->stride, model->n_outputs, x->n_features,
+                          tile + n_reference * stride, model->intercept, NULL, stride};
+    V(multiply)(&forward, x, begin, end, 1);
+}
+
+/* tile (K, stride) = x[begin..end), whatever its strides. */
+static void V(gather_tile)(REAL *tile, ptrdiff_t stride, const void *data, ptrdiff_t row_stride, ptrdiff_t class_stride,
+                           ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end) {
+    const STORE *x = (const STORE *)data + begin * row_stride;
+    if (class_stride == 1) {
+        for (ptrdiff_t r = 0; r < end - begin; r++)
+            for (ptrdiff_t k = 0; k < n_classes; k++)
+                tile[k * stride + r] = x[r * row_stride + k];
+    } else {
+        for (ptrdiff_t k = 0; k < n_classes; k++)
+            for (ptrdiff_t r = 0; r < end - begin; r++)
+                tile[k * stride + r] = x[r * row_stride + k * class_stride];
+    }
+}
+
+/* The tile's logits of the rows [begin, end) to residuals; *loss receives their weighted losses.  Scratch behind the
+ * tile: the targets' tile and three values a row.  Returns SF_OK or the offending row. */
+static ptrdiff_t V(residual)(REAL *tile, ptrdiff_t stride, const sf_targets *targets, ptrdiff_t n_classes,
+                             ptrdiff_t begin, ptrdiff_t end, const REAL **loss) {
+    REAL *target = NULL, *rows = tile + 2 * n_classes * stride;
+    if (!targets->labels) {
+        target = tile + n_classes * stride;
+        memset(target, 0, (size_t)(n_classes * stride) * sizeof(REAL));
+        V(gather_tile)(target, stride, targets->proba, targets->row_stride, targets->class_stride, n_classes, begin,
+                       end);
+    }
+    ptrdiff_t status = N(residual_tile)(tile, target, targets->labels ? targets->labels + begin : NULL,
+                                        targets->weight ? targets->weight + begin : NULL, end - begin, n_classes,
+                                        stride, rows);
+    *loss = rows;
+    return status == SF_OK ? SF_OK : begin + status;
+}
+
+static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets, const sf_model *model,
+                                  ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t n_outputs = model->n_outputs, n_rows = end - begin, stride = sf_padded(n_rows);
+    const ptrdiff_t n_reference = model->n_classes - n_outputs;
+    REAL *tile = scratch;
+    const REAL *loss;
+    V(logits_tile)(tile, stride, x, model, begin, end);
+    ptrdiff_t status = V(residual)(tile, stride, targets, model->n_classes, begin, end, &loss);
+    if (status != SF_OK)
+        return status;
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        out->loss += loss[r];
+    const REAL *residual = tile + n_reference * stride;
+    for (ptrdiff_t k = 0; k < n_outputs; k++) {
+        N(vec) sum = {0};
+        for (ptrdiff_t r = 0; r < stride; r += N(lanes))
+            sum += N(load)(residual + k * stride + r);
+        out->intercept[k] += N(sum)(sum);
+    }
+    V(product) backward = {residual, stride, n_outputs, n_rows, NULL, NULL, out->coef, model->stride};
+    V(multiply)(&backward, x, begin, end, 0);
+    return SF_OK;
+}
+
+static void V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
+                       ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
+    REAL *tile = scratch;
+    V(logits_tile)(tile, stride, x, model, begin, end);
+    N(map_tile)(tile, model->n_classes, stride, map);
+    ptrdiff_t first = map == SF_IDENTITY ? model->n_classes - model->n_outputs : 0;
+    N(scatter_tile)((REAL *)out + begin * out_stride, out_stride, 1, tile + first * stride, stride,
+                    model->n_classes - first, n_rows);
+}
+
+#if STORE_IS_REAL
+static void V(map)(void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, sf_map map, const sf_logits *x,
+                   ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
+    REAL *tile = scratch;
+    V(gather_tile)(tile, stride, x->data, x->row_stride, x->class_stride, n_classes, begin, end);
+    N(map_tile)(tile, n_classes, stride, map);
+    N(scatter_tile)((REAL *)out + begin * out_row_stride, out_row_stride, out_class_stride, tile, stride,
+                    map == SF_LOGSUMEXP ? 1 : n_classes, n_rows);
+}
+
+static ptrdiff_t V(cross_entropy)(double *losses, void *gradient, const sf_logits *x, const sf_targets *targets,
+                                  ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
+    REAL *tile = scratch;
+    const REAL *loss;
+    V(gather_tile)(tile, stride, x->data, x->row_stride, x->class_stride, n_classes, begin, end);
+    ptrdiff_t status = V(residual)(tile, stride, targets, n_classes, begin, end, &loss);
+    if (status != SF_OK)
+        return status;
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        losses[begin + r] = loss[r];
+    if (gradient)
+        N(scatter_tile)((REAL *)gradient + begin * n_classes, n_classes, 1, tile, stride, n_classes, n_rows);
+    return SF_OK;
+}
+#endif
+
+#undef SF_FOR_OUTER
+#undef SF_FOR_DOT

@@ -1,0 +1,104 @@
+/* softfast.h: the one header the binding sees.
+ *
+ * Cython owns the batch, C owns the block.  Every function here is serial, works on the rows [begin, end) that it is
+ * given, allocates nothing, keeps no state and trusts its caller; explanations for users are made in Python.
+ *
+ * n rows, p features, K classes.  A model has M coefficient rows: M = K, or M = K - 1 where class 0 is the reference
+ * class whose logits are zero (logistic regression is K = 2, M = 1).  Strides count elements, never bytes.
+ * SPDX-License-Identifier: BSD-3-Clause
+ */
+#ifndef SOFTFAST_H
+#define SOFTFAST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SF_ALIGNMENT 64   /* bytes; of every scratch and model buffer */
+#define SF_MAX_LANES 16   /* lanes of the widest vector; the padding unit of tiles and packed coefficients */
+
+/* X (n, p): element (i, j) at data[i * row_stride + j * feature_stride]; one of the two strides is 1. */
+typedef struct {
+    const void *data;
+    ptrdiff_t n_rows, n_features, row_stride, feature_stride;
+} sf_rows;
+
+/* What the rows should predict: labels (n,) in 0..K-1, or, where labels is NULL, probabilities (n, K) of the storage
+ * type of X, element (i, k) at proba[i * row_stride + k * class_stride].  weight (n,), or NULL for all ones. */
+typedef struct {
+    const int64_t *labels;
+    const void *proba;
+    ptrdiff_t row_stride, class_stride;
+    const double *weight;
+} sf_targets;
+
+/* Coefficients in the arithmetic type, aligned: coef (M, stride), zero beyond column p; intercept (M,). */
+typedef struct {
+    const void *coef, *intercept;
+    ptrdiff_t stride, n_outputs, n_classes;
+} sf_model;
+
+/* Sums over rows: sum of weighted losses, residual^T X (M, stride of the model), residual^T 1 (M,). */
+typedef struct {
+    double loss;
+    double *coef, *intercept;
+} sf_gradient;
+
+/* A strided view of logits, x[i * row_stride + k * class_stride], for the array functions. */
+typedef struct {
+    const void *data;
+    ptrdiff_t row_stride, class_stride;
+} sf_logits;
+
+typedef enum { SF_SOFTMAX = 0, SF_LOG_SOFTMAX = 1, SF_LOGSUMEXP = 2, SF_IDENTITY = 3 } sf_map;
+typedef enum { SF_F32 = 0, SF_F64 = 1 } sf_real;
+
+#define SF_OK (-1)        /* otherwise the index of the first row whose label is not in 0..K-1 */
+
+/* Functions of one arithmetic type over one storage type. */
+typedef struct {
+    /* Adds the rows [begin, end), at most block_rows of them, to out.  Returns SF_OK or the offending row. */
+    ptrdiff_t (*loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets, const sf_model *model,
+                               ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /* out (n, M) of the arithmetic type with SF_IDENTITY, else (n, K), row stride out_stride: the map of the logits. */
+    void (*predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
+                    ptrdiff_t begin, ptrdiff_t end, void *scratch);
+} sf_row_kernels;
+
+/* Functions of one type of logits. */
+typedef struct {
+    /* out as logits are, same shape; with SF_LOGSUMEXP one value a row. */
+    void (*map)(void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, sf_map map, const sf_logits *x,
+                ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /* losses (n,) weighted; gradient (n, K) C order, or NULL.  Returns SF_OK or the offending row. */
+    ptrdiff_t (*cross_entropy)(double *losses, void *gradient, const sf_logits *x, const sf_targets *targets,
+                               ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    void (*exp)(void *out, const void *x, ptrdiff_t n);
+    void (*log)(void *out, const void *x, ptrdiff_t n);
+} sf_array_kernels;
+
+/* All kernels of one instruction set. */
+typedef struct {
+    const char *name;
+    sf_row_kernels rows[2][2]; /* [storage][arithmetic]; float32 arithmetic over float64 storage is not offered */
+    sf_array_kernels arrays[2];
+} sf_kernels;
+
+/* The tables that this build has and this processor can run, best first, ended by NULL. */
+const sf_kernels *const *sf_available(void);
+
+/* Rows a block: the tile of logits and the rows of X should stay in the second-level cache between the forward and
+ * the backward product, and the sums of a block in working precision should be short.  A function of the problem only,
+ * so that the partition, and with it every bit of the result, does not depend on the number of threads. */
+static inline ptrdiff_t sf_block_rows(ptrdiff_t n_features, ptrdiff_t n_classes, size_t itemsize) {
+    ptrdiff_t row_bytes = (n_features + n_classes) * (ptrdiff_t)itemsize;
+    ptrdiff_t rows = (512 * 1024 / row_bytes) / 32 * 32;
+    return rows < 32 ? 32 : rows > 256 ? 256 : rows;
+}
+
+/* Bytes of scratch for blocks of n_rows: two tiles (logits, probability targets) and four values a row. */
+static inline size_t sf_scratch_bytes(ptrdiff_t n_rows, ptrdiff_t n_classes) {
+    size_t padded = (size_t)(n_rows + SF_MAX_LANES - 1) / SF_MAX_LANES * SF_MAX_LANES;
+    return (2 * (size_t)n_classes + 4) * padded * sizeof(double);
+}
+
+#endif

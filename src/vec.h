@@ -1,0 +1,190 @@
+/* vec.h: the vector type of (instruction set, REAL), and the few operations that operators do not give.
+ *
+ * Included once for each REAL.  With GNU vector extensions + - * / and comparisons work on vectors as on scalars and
+ * a * b + c contracts to one FMA; elsewhere a vector is one plain REAL, and the same source is scalar code.
+ * Expects REAL, INT and UINT (as wide as REAL), REAL_BITS (32 or 64) and N(name), which adds the type's suffix.
+ */
+#ifndef SF_VEC_COMMON
+#define SF_VEC_COMMON
+#include <string.h>
+#if defined(__GNUC__)
+#define SF_INLINE static inline __attribute__((always_inline, unused))
+#define SF_UNROLL _Pragma("GCC unroll 16")
+#define SF_PREFETCH(address) __builtin_prefetch(address)
+#if defined(__AVX512F__)
+#define SF_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define SF_VECTOR_BYTES 32
+#else
+#define SF_VECTOR_BYTES 16
+#endif
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+/* Registers decide how many accumulators a micro-kernel may hold: 32 vector registers, or 16. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define SF_MANY_REGISTERS 1
+#else
+#define SF_MANY_REGISTERS 0
+#endif
+#else
+#define SF_INLINE static inline
+#define SF_UNROLL
+#define SF_PREFETCH(address) ((void)(address))
+#define SF_MANY_REGISTERS 0
+#endif
+#endif
+
+#if defined(__GNUC__)
+typedef REAL N(vec) __attribute__((vector_size(SF_VECTOR_BYTES)));
+typedef INT N(ivec) __attribute__((vector_size(SF_VECTOR_BYTES)));
+typedef UINT N(uvec) __attribute__((vector_size(SF_VECTOR_BYTES)));
+typedef REAL N(vec_unaligned) __attribute__((vector_size(SF_VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+enum { N(lanes) = SF_VECTOR_BYTES / sizeof(REAL) };
+#else
+typedef REAL N(vec);
+typedef INT N(ivec);
+typedef UINT N(uvec);
+typedef REAL N(vec_unaligned);
+enum { N(lanes) = 1 };
+#endif
+
+SF_INLINE N(vec) N(load)(const REAL *p) { return *(const N(vec_unaligned) *)p; }
+SF_INLINE void N(store)(REAL *p, N(vec) v) { *(N(vec_unaligned) *)p = v; }
+SF_INLINE N(vec) N(broadcast)(REAL x) { return x - (N(vec)){0}; }
+SF_INLINE N(ivec) N(bits)(N(vec) v) { N(ivec) i; memcpy(&i, &v, sizeof i); return i; }
+SF_INLINE N(vec) N(from_bits)(N(ivec) i) { N(vec) v; memcpy(&v, &i, sizeof v); return v; }
+
+/* The first n lanes from memory (0 < n <= lanes), zeros in the rest; reads nothing behind them. */
+SF_INLINE N(vec) N(load_part)(const REAL *p, int n) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (N(vec))_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif defined(__AVX512F__)
+    return (N(vec))_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+#elif defined(__AVX2__) && REAL_BITS == 32
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (N(vec))_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
+#elif defined(__AVX2__)
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return (N(vec))_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
+#else
+    N(vec) v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(REAL));
+    return v;
+#endif
+}
+
+/* Comparisons as masks of all ones, on vectors and on plain scalars. */
+#if defined(__GNUC__)
+SF_INLINE N(ivec) N(equal)(N(vec) a, N(vec) b) { return (N(ivec))(a == b); }
+SF_INLINE N(ivec) N(less)(N(vec) a, N(vec) b) { return (N(ivec))(a < b); }
+#else
+SF_INLINE N(ivec) N(equal)(N(vec) a, N(vec) b) { return -(INT)(a == b); }
+SF_INLINE N(ivec) N(less)(N(vec) a, N(vec) b) { return -(INT)(a < b); }
+#endif
+SF_INLINE N(vec) N(keep)(N(vec) a, N(ivec) mask) { return N(from_bits)(N(bits)(a) & mask); }
+SF_INLINE N(vec) N(select)(N(ivec) mask, N(vec) a, N(vec) b) {
+    return N(from_bits)((N(bits)(a) & mask) | (N(bits)(b) & ~mask));
+}
+
+/* Where either operand is NaN the result is b: a running maximum max(m, x) may forget an earlier NaN. */
+SF_INLINE N(vec) N(max)(N(vec) a, N(vec) b) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (N(vec))_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX512F__)
+    return (N(vec))_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif defined(__AVX2__) && REAL_BITS == 32
+    return (N(vec))_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__AVX2__)
+    return (N(vec))_mm256_max_pd((__m256d)a, (__m256d)b);
+#else
+    return N(select)(N(less)(b, a), a, b);
+#endif
+}
+
+SF_INLINE double N(sum)(N(vec) v) {
+    REAL lane[N(lanes)];
+    double total = 0;
+    N(store)(lane, v);
+    for (int i = 0; i < N(lanes); i++)
+        total += lane[i];
+    return total;
+}
+
+SF_INLINE int N(any_nonfinite)(N(vec) v) {
+    N(vec) zero_or_nan = v - v;
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return _mm512_cmp_ps_mask((__m512)zero_or_nan, (__m512)zero_or_nan, _CMP_UNORD_Q) != 0;
+#elif defined(__AVX512F__)
+    return _mm512_cmp_pd_mask((__m512d)zero_or_nan, (__m512d)zero_or_nan, _CMP_UNORD_Q) != 0;
+#else
+    return N(sum)(zero_or_nan) != 0;
+#endif
+}
+
+/* out[0..3] = add + the sums over the lanes of a, b, c, d: a small transposition, two shuffles a sum. */
+SF_INLINE void N(sum4)(REAL *out, REAL add, N(vec) a, N(vec) b, N(vec) c, N(vec) d) {
+#if defined(__AVX2__) && REAL_BITS == 32
+#if defined(__AVX512F__)
+    __m512 ab = _mm512_unpacklo_ps((__m512)a, (__m512)b) + _mm512_unpackhi_ps((__m512)a, (__m512)b);
+    __m512 cd = _mm512_unpacklo_ps((__m512)c, (__m512)d) + _mm512_unpackhi_ps((__m512)c, (__m512)d);
+    __m512 abcd = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+    __m256 half = _mm512_castps512_ps256(abcd) + _mm512_extractf32x8_ps(abcd, 1);
+#else
+    __m256 ab = _mm256_unpacklo_ps((__m256)a, (__m256)b) + _mm256_unpackhi_ps((__m256)a, (__m256)b);
+    __m256 cd = _mm256_unpacklo_ps((__m256)c, (__m256)d) + _mm256_unpackhi_ps((__m256)c, (__m256)d);
+    __m256 half = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);
+#endif
+    _mm_storeu_ps(out, _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1) + add);
+#elif defined(__AVX2__)
+#if defined(__AVX512F__)
+    __m512d ab8 = _mm512_unpacklo_pd((__m512d)a, (__m512d)b) + _mm512_unpackhi_pd((__m512d)a, (__m512d)b);
+    __m512d cd8 = _mm512_unpacklo_pd((__m512d)c, (__m512d)d) + _mm512_unpackhi_pd((__m512d)c, (__m512d)d);
+    __m256d ab = _mm512_castpd512_pd256(ab8) + _mm512_extractf64x4_pd(ab8, 1);
+    __m256d cd = _mm512_castpd512_pd256(cd8) + _mm512_extractf64x4_pd(cd8, 1);
+#else
+    __m256d ab = _mm256_unpacklo_pd((__m256d)a, (__m256d)b) + _mm256_unpackhi_pd((__m256d)a, (__m256d)b);
+    __m256d cd = _mm256_unpacklo_pd((__m256d)c, (__m256d)d) + _mm256_unpackhi_pd((__m256d)c, (__m256d)d);
+#endif
+    _mm256_storeu_pd(out, _mm256_permute2f128_pd(ab, cd, 0x20) + _mm256_permute2f128_pd(ab, cd, 0x31) + add);
+#elif defined(__aarch64__) && REAL_BITS == 32
+    float32x4_t ab = vpaddq_f32((float32x4_t)a, (float32x4_t)b), cd = vpaddq_f32((float32x4_t)c, (float32x4_t)d);
+    vst1q_f32(out, vpaddq_f32(ab, cd) + add);
+#elif defined(__aarch64__)
+    vst1q_f64(out, vpaddq_f64((float64x2_t)a, (float64x2_t)b) + add);
+    vst1q_f64(out + 2, vpaddq_f64((float64x2_t)c, (float64x2_t)d) + add);
+#else
+    N(vec) v[4] = {a, b, c, d};
+    for (int i = 0; i < 4; i++) {
+        REAL lane[N(lanes)], total = add;
+        N(store)(lane, v[i]);
+        for (int j = 0; j < N(lanes); j++)
+            total += lane[j];
+        out[i] = total;
+    }
+#endif
+}
+
+/* sums[0..lanes-1] += v, in float64. */
+SF_INLINE void N(add_to)(double *sums, N(vec) v) {
+#if REAL_BITS == 64
+    N(store)(sums, N(load)(sums) + v);
+#elif defined(__AVX512F__)
+    __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+    __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+    _mm512_storeu_pd(sums, _mm512_loadu_pd(sums) + low);
+    _mm512_storeu_pd(sums + 8, _mm512_loadu_pd(sums + 8) + high);
+#elif defined(__AVX2__)
+    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+    __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+    _mm256_storeu_pd(sums, _mm256_loadu_pd(sums) + low);
+    _mm256_storeu_pd(sums + 4, _mm256_loadu_pd(sums + 4) + high);
+#else
+    REAL lane[N(lanes)];
+    N(store)(lane, v);
+    for (int i = 0; i < N(lanes); i++)
+        sums[i] += lane[i];
+#endif
+}
