@@ -80,14 +80,10 @@ cdef extern from *:
     #else
     #define SF_OPENMP 0
     #endif
-    #if defined(__VERSION__)
-    #define SF_COMPILER __VERSION__
-    #else
-    #define SF_COMPILER "unknown"
-    #endif
     """
     enum: SF_OPENMP
     const char *SF_COMPILER
+    const char *SF_VERSION
 
 SOFTMAX = SF_SOFTMAX
 LOG_SOFTMAX = SF_LOG_SOFTMAX
@@ -95,6 +91,7 @@ LOGSUMEXP = SF_LOGSUMEXP
 IDENTITY = SF_IDENTITY
 OPENMP = SF_OPENMP                                   # the date of the OpenMP specification, 0 without
 COMPILER = (<bytes>SF_COMPILER).decode()
+VERSION = (<bytes>SF_VERSION).decode()
 
 # Partial gradients: at most this many bytes in all, but never fewer than 8 of them nor more than 256.
 cdef ptrdiff_t PARTIAL_BYTES = 64 * 1024 * 1024

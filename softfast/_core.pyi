@@ -1,0 +1,65 @@
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+VERSION: str
+COMPILER: str
+OPENMP: int
+SOFTMAX: int
+LOG_SOFTMAX: int
+LOGSUMEXP: int
+IDENTITY: int
+kernels: Mapping[str, Kernels]
+default: Kernels
+
+def threads_started() -> bool: ...
+
+@final
+class Rows:
+    dtype: np.dtype[Any]
+    def __init__(self, X: NDArray[Any]) -> None: ...
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def n_features(self) -> int: ...
+
+@final
+class Targets:
+    n_rows: int
+    n_classes: int
+    dtype: np.dtype[Any] | None
+    def __init__(self, y: NDArray[Any], weight: NDArray[np.float64] | None = None) -> None: ...
+
+@final
+class Kernels:
+    @property
+    def name(self) -> str: ...
+    def loss_gradient(
+        self,
+        X: Rows,
+        targets: Targets,
+        coef: NDArray[np.float64],
+        intercept: NDArray[np.float64],
+        n_classes: int,
+        *,
+        arithmetic: DTypeLike = ...,
+        n_threads: int = 1,
+    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]: ...
+    def predict(
+        self,
+        X: Rows,
+        coef: NDArray[np.float64],
+        intercept: NDArray[np.float64],
+        n_classes: int,
+        map: int,
+        *,
+        n_threads: int = 1,
+    ) -> NDArray[Any]: ...
+    def map(self, x: NDArray[Any], out: NDArray[Any], map: int, *, n_threads: int = 1) -> None: ...
+    def cross_entropy(
+        self, logits: NDArray[Any], targets: Targets, gradient: NDArray[Any] | None = None, *, n_threads: int = 1
+    ) -> NDArray[np.float64]: ...
+    def exp(self, x: NDArray[Any]) -> NDArray[Any]: ...
+    def log(self, x: NDArray[Any]) -> NDArray[Any]: ...

@@ -1,0 +1,330 @@
+"""Softmax regression as a scikit-learn estimator."""
+
+import math
+import time
+import warnings
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from softfast import _core
+from softfast.objective import Point, SoftmaxObjective
+from softfast.progress import Progress
+from softfast.solvers.lbfgs import lbfgs
+from softfast.sources.dense import DenseSource
+from softfast.threads import resolve_threads
+from softfast.validation import as_rows, as_weight
+
+Vector = NDArray[np.float64]
+
+
+class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+    """Softmax regression (multinomial logistic regression), with a certificate of optimality.
+
+    Minimises the weighted mean cross-entropy plus ``||coef||^2 / (2 C S)``, S the sum of the weights: the minimiser
+    that ``sklearn.linear_model.LogisticRegression`` has for the same `C`. The intercept is not penalised. With two
+    classes it is logistic regression, with one row of coefficients.
+
+    Parameters
+    ----------
+    C : float, default 1.0
+        Inverse strength of the penalty, > 0; ``np.inf`` is maximum likelihood.
+    fit_intercept : bool, default True
+        Whether the logits have an intercept.
+    class_weight : dict, "balanced" or None, default None
+        Weights of the classes, {label: weight}; "balanced" weighs every class inversely to its frequency. They
+        multiply `sample_weight`.
+    solver : {"auto", "lbfgs"}, default "auto"
+        The algorithm; "auto" chooses.
+    tol : float, default 1e-6
+        The fit has converged when the objective is proved to be within ``tol * max(1, objective)`` of the optimum;
+        without penalty, when no component of the gradient, in units of the features' spread, exceeds `tol`.
+    max_iter : int, default 1000
+        Iterations at most.
+    warm_start : bool, default False
+        Start from the coefficients of the previous fit where their shape allows it.
+    n_threads : int or None, default None
+        Threads; None takes those the process may use, one for small data. The fit has the same bits for any number.
+    verbose : int, default 0
+        Above 0, progress: a bar in a terminal or notebook, records of the logger "softfast" elsewhere.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (K,)
+        The labels, sorted.
+    coef_ : ndarray of shape (K, p), or (1, p) with two classes, float64
+    intercept_ : ndarray of shape (K,) or (1,), float64
+    converged_ : bool
+        Whether the fit is proved optimal to `tol`.
+    duality_gap_ : float
+        The objective exceeds the optimum by at most this much; NaN without penalty, where no certificate exists.
+    objective_ : float
+        Mean cross-entropy plus penalty at the solution.
+    n_iter_, n_passes_ : int
+        Iterations, and evaluations of loss and gradient over all rows.
+    solver_ : str
+        The algorithm used.
+    history_ : dict of str to ndarray
+        Of each iteration: "pass", "time" (seconds since the start), "objective" and "gap".
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Notes
+    -----
+    float32 data stay float32 in memory; the fit computes in float64 over them. No array of n times K is made.
+
+    Fitted coefficients with two classes have the penalty on the one row, as scikit-learn has it.
+
+    References
+    ----------
+    Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, 2nd ed., section 7.2. Springer.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from softfast import SoftmaxRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = SoftmaxRegression().fit(X, y)
+    >>> model.converged_
+    True
+    >>> model.predict_proba(X[:1]).round(3)
+    array([[0.982, 0.018, 0.   ]])
+    """
+
+    classes_: NDArray[Any]
+    coef_: NDArray[np.float64]
+    intercept_: Vector
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        fit_intercept: bool = True,
+        class_weight: Any = None,
+        solver: str = "auto",
+        tol: float = 1e-6,
+        max_iter: int = 1000,
+        warm_start: bool = False,
+        n_threads: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.C = C
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p)
+            Finite numbers; float32 and float64 are read where they lie, in C or F order. Data frames are accepted.
+        y : array_like of shape (n,)
+            Labels of any kind, at least two different ones.
+        sample_weight : array_like of shape (n,), optional
+            Weights >= 0, not all zero.
+
+        Returns
+        -------
+        self
+            If the fit is interrupted or fails, the estimator is left as it was.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or an argument is out of range or of the wrong shape; the message names it.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If the fit stops before it is proved optimal to `tol`.
+        """
+        before = dict(self.__dict__)
+        try:
+            return self._fit(X, y, sample_weight)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Self:
+        self._check_parameters()
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=False)
+        check_classification_targets(y)
+        classes, labels = np.unique(column_or_1d(y), return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
+        weight = as_weight(sample_weight, len(labels))
+        if self.class_weight is not None:
+            by_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weight)
+            weight = as_weight(by_class[labels] * (1.0 if weight is None else weight), len(labels))
+
+        n_outputs = 1 if len(classes) == 2 else len(classes)
+        source = DenseSource(X, labels, len(classes), weight, n_threads=self.n_threads)
+        penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
+        objective = SoftmaxObjective(
+            source, penalty=penalty, fit_intercept=bool(self.fit_intercept), n_outputs=n_outputs
+        )
+        coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
+        if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
+            coef[:], intercept[:] = self.coef_, self.intercept_
+        with _Monitor(objective, self.tol, certified=penalty > 0, verbose=self.verbose) as monitor:
+            point, n_iter, status = lbfgs(
+                objective, objective(objective.pack(coef, intercept)), max_iter=self.max_iter, stop=monitor.stop
+            )
+
+        self.classes_ = classes
+        self.coef_, self.intercept_ = objective.unpack(point.x)
+        self.objective_ = point.value
+        self.duality_gap_ = monitor.gap
+        self.n_iter_ = n_iter
+        self.n_passes_ = objective.n_passes
+        self.solver_ = "lbfgs"
+        self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
+        separable = penalty == 0 and _is_separable(point, source.total_weight, weight)
+        self.converged_ = status == "stopped" and not separable
+        if not self.converged_:
+            warnings.warn(self._shortfall(status, monitor, separable), ConvergenceWarning, stacklevel=3)
+        return self
+
+    def _check_parameters(self) -> None:
+        def require(name: str, accepted: str, fine: bool) -> None:
+            if not fine:
+                raise ValueError(f"{name} must be {accepted}, got {getattr(self, name)!r}")
+
+        require("C", "a number > 0 (np.inf for no penalty)", isinstance(self.C, Real) and self.C > 0)
+        require("tol", "a finite number >= 0", isinstance(self.tol, Real) and 0 <= self.tol < math.inf)
+        require("max_iter", "an integer >= 1", isinstance(self.max_iter, Integral) and self.max_iter >= 1)
+        require("solver", "'auto' or 'lbfgs'", self.solver in ("auto", "lbfgs"))
+        resolve_threads(self.n_threads, 0.0)
+
+    def _shortfall(self, status: str, monitor: "_Monitor", separable: bool) -> str:
+        """Why the fit has not converged, and what it reached."""
+        if separable:
+            return (
+                "The classes are linearly separable, so without penalty the likelihood has no maximum and the "
+                "coefficients grow without limit. Set a finite C."
+            )
+        reached = f"{monitor.name} {monitor.measure:.2g} after {self.n_iter_} iterations, tol asks for {self.tol:.2g}"
+        if status == "stalled":
+            return f"The fit stopped where rounding ends all progress: {reached}."
+        return f"The fit stopped at max_iter={self.max_iter}: {reached}."
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """Logits of the rows.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p)
+
+        Returns
+        -------
+        ndarray of shape (n, K), or (n,) with two classes (the logit of ``classes_[1]``), of the dtype of X
+        """
+        logits = self._predict(X, _core.IDENTITY)
+        return logits.ravel() if logits.shape[1] == 1 else logits
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Probabilities of the classes, in the order of ``classes_``.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p)
+
+        Returns
+        -------
+        ndarray of shape (n, K), of the dtype of X
+        """
+        return self._predict(X, _core.SOFTMAX)
+
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """Logarithms of the probabilities, accurate where a probability is near 0 or 1.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p)
+
+        Returns
+        -------
+        ndarray of shape (n, K), of the dtype of X
+        """
+        return self._predict(X, _core.LOG_SOFTMAX)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Most probable label of each row.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p)
+
+        Returns
+        -------
+        ndarray of shape (n,), of the dtype of ``classes_``
+        """
+        logits = self._predict(X, _core.IDENTITY)
+        chosen = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
+
+    def _predict(self, X: Any, code: int) -> NDArray[Any]:
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        n_classes = len(self.classes_)
+        n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
+        return _core.default.predict(as_rows("X", X), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
+
+
+class _Monitor:
+    """Judges each iterate: keeps the history and the best certificate, shows progress, says when to stop."""
+
+    def __init__(self, objective: SoftmaxObjective, tol: float, *, certified: bool, verbose: int) -> None:
+        self._objective = objective
+        self._tol = tol
+        self._certified = certified
+        self.name = "relative duality gap" if certified else "scaled gradient"
+        self._progress = Progress(verbose, self.name, tol)
+        self._start = time.perf_counter()
+        self._lower_bound = -math.inf
+        self.gap = math.nan
+        self.measure = math.inf
+        self.history: dict[str, list[float]] = {"pass": [], "time": [], "objective": [], "gap": []}
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+
+    def stop(self, point: Point) -> bool:
+        """Whether the point is optimal to `tol`."""
+        if self._certified:
+            # Every iterate's dual value bounds the optimum from below, so the best one certifies all.
+            self._lower_bound = max(self._lower_bound, point.value - point.gap)
+            self.gap = min(point.gap, point.value - self._lower_bound)
+            self.measure = self.gap / max(1.0, point.value)
+        else:
+            self.measure = float(np.abs(point.gradient).max(initial=0.0))
+        entry = (self._objective.n_passes, time.perf_counter() - self._start, point.value, self.gap)
+        for values, value in zip(self.history.values(), entry, strict=True):
+            values.append(value)
+        self._progress.update(self._objective.n_passes, point.value, self.measure)
+        return self.measure <= self._tol
+
+
+def _is_separable(point: Point, total_weight: float, weight: Vector | None) -> bool:
+    """Whether the loss proves complete separation: no row's own loss can reach log 2, so each label has p > 1/2."""
+    lightest = 1.0 if weight is None else float(weight[weight > 0].min())
+    return point.loss * total_weight < lightest * math.log(2)

@@ -1,0 +1,64 @@
+"""What a fit tells while it runs: a progress bar in a terminal or a notebook, log records elsewhere."""
+
+import logging
+import math
+import sys
+from types import TracebackType
+from typing import Any
+
+logger = logging.getLogger("softfast")
+
+
+def _interactive() -> bool:
+    """Whether a progress bar would be seen: a terminal, or a Jupyter kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or (shell is not None and type(shell).__name__ == "ZMQInteractiveShell")
+
+
+class Progress:
+    """Shows `measure` falling from its first value to `goal`, on a logarithmic scale."""
+
+    def __init__(self, verbose: int, name: str, goal: float) -> None:
+        self._verbose = verbose
+        self._name = name
+        self._goal = goal
+        self._first = 0.0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Progress":
+        if self._verbose and _interactive():
+            try:
+                from rich import progress
+                from rich.console import Console
+            except ImportError:
+                return self
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.TaskProgressColumn(),
+                progress.TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._name, total=1.0)
+        return self
+
+    def update(self, n_passes: int, objective: float, measure: float) -> None:
+        """One iteration: passes so far, objective, and the measure that has to fall to the goal."""
+        if not self._verbose:
+            return
+        text = f"{n_passes} passes, objective {objective:.8g}, {self._name} {measure:.2g} (goal {self._goal:.1g})"
+        if self._bar is None:
+            logger.info(text)
+            return
+        self._first = max(self._first, measure)
+        span = math.log(self._first / self._goal) if self._first > self._goal > 0 else 0.0
+        done = 1 - math.log(max(measure, self._goal) / self._goal) / span if span > 0 else 1.0
+        self._bar.update(self._task, completed=done, description=text)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

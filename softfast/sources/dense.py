@@ -1,0 +1,56 @@
+"""Rows in memory, dense: float32 or float64, C or F order."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softfast import _core
+from softfast.sources import Matrix, Moments, Vector
+from softfast.threads import resolve_threads
+from softfast.validation import as_rows
+
+# Rows whose moments are taken at once: a chunk of float64 copies that stays in the second-level cache.
+_CHUNK_BYTES = 512 * 1024
+
+
+class DenseSource:
+    """A view of X (n, p) with labels (n,) in 0..K-1 and weights (n,), or None for all ones."""
+
+    def __init__(
+        self,
+        X: NDArray[np.floating],
+        labels: NDArray[np.int64],
+        n_classes: int,
+        weight: Vector | None = None,
+        *,
+        n_threads: int | None = None,
+    ) -> None:
+        self._X = X
+        self._rows = as_rows("X", X)
+        self._labels = labels
+        self._weight = weight
+        self._targets = _core.Targets(labels, weight)
+        self.n_rows, self.n_features = X.shape
+        self.n_classes = n_classes
+        self.total_weight = float(self.n_rows if weight is None else weight.sum())
+        self._n_threads = resolve_threads(n_threads, 4.0 * self.n_rows * (self.n_features + 8) * n_classes)
+
+    def moments(self) -> Moments:
+        """Weighted means over the rows, chunk by chunk."""
+        p = self.n_features
+        sums = np.zeros((3, p))
+        step = max(1, _CHUNK_BYTES // (8 * max(1, p)))
+        for begin in range(0, self.n_rows, step):
+            x = self._X[begin : begin + step].astype(np.float64)
+            w = np.ones(len(x)) if self._weight is None else self._weight[begin : begin + step]
+            sums[0] += w @ x
+            sums[2] += w @ np.abs(x)
+            sums[1] += w @ np.square(x, out=x)
+        classes = np.bincount(self._labels, weights=self._weight, minlength=self.n_classes)
+        mean, square, size = sums / self.total_weight
+        return Moments(mean, square, size, classes / self.total_weight)
+
+    def loss_gradient(self, coef: Matrix, intercept: Vector) -> tuple[float, Matrix, Vector]:
+        """Weighted sums of loss, residual^T X and residual^T 1; float32 rows too are computed in float64."""
+        return _core.default.loss_gradient(
+            self._rows, self._targets, coef, intercept, self.n_classes, n_threads=self._n_threads
+        )

@@ -1,0 +1,55 @@
+"""How many threads a call uses."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from softfast import _core
+
+# Below this many floating-point operations opening a team of threads (5 to 20 microseconds) costs more than it saves.
+_SMALL_WORK = 1e6
+
+_forked = False
+
+
+def _after_fork_in_child() -> None:
+    global _forked
+    _forked = _core.threads_started()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _cgroup_quota() -> float:
+    """CPUs that the control group grants (version 2), infinity where nothing limits them."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float(quota) / float(period)
+    except (OSError, ValueError):
+        return float("inf")
+
+
+@cache
+def default_threads() -> int:
+    """CPUs this process may use: affinity, control group and ``OMP_NUM_THREADS``, whichever is smallest."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [float(available), max(1.0, _cgroup_quota())]
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if wanted.isdigit():
+        limits.append(max(1.0, float(wanted)))
+    return int(min(limits))
+
+
+def resolve_threads(n_threads: int | None, work: float) -> int:
+    """Threads for `work` floating-point operations; an explicit `n_threads` is taken at its word.
+
+    A process forked from one that had used threads stays on one: GNU's OpenMP would hang there.
+    """
+    if n_threads is None:
+        count = 1 if work < _SMALL_WORK else default_threads()
+    elif isinstance(n_threads, bool) or not hasattr(n_threads, "__index__") or n_threads.__index__() < 1:
+        raise ValueError(f"n_threads must be None or an integer >= 1, got {n_threads!r}")
+    else:
+        count = n_threads.__index__()
+    return 1 if _forked else min(count, 1024)

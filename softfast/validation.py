@@ -1,0 +1,85 @@
+"""Arrays from outside: made what the kernels take, or refused with a message that names the argument."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softfast import _core
+
+Real = NDArray[np.float32] | NDArray[np.float64]
+
+
+def as_real(name: str, value: ArrayLike) -> Real:
+    """float32 and float64 as they are, float16 as float32, integers and booleans as float64; aligned, native."""
+    array = np.asarray(value)
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "f" and size <= 4:
+        wanted: type = np.float32
+    elif (kind == "f" and size == 8) or kind in "iub":
+        wanted = np.float64
+    else:
+        raise TypeError(f"{name} must hold real numbers (float16, float32, float64, integers), got {array.dtype}")
+    return np.require(array, dtype=wanted, requirements="A")
+
+
+def as_rows(name: str, value: ArrayLike) -> _core.Rows:
+    """A view of X (n, p); a copy is made only where neither its rows nor its columns are contiguous."""
+    array = as_real(name, value)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape (n, p), got {array.shape}")
+    itemsize = array.itemsize
+    contiguous = any(s == itemsize or n <= 1 for s, n in zip(array.strides, array.shape, strict=True))
+    if not contiguous or any(s % itemsize for s in array.strides):
+        array = array.copy("C")
+    return _core.Rows(array)
+
+
+def as_vector(name: str, value: ArrayLike, n: int, per: str) -> NDArray[np.float64]:
+    """A contiguous float64 vector of length n, one value per `per`."""
+    array = np.ascontiguousarray(as_real(name, value), dtype=np.float64)
+    if array.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), one value per {per}, got {np.shape(value)}")
+    return array
+
+
+def as_weight(value: ArrayLike | None, n_rows: int) -> NDArray[np.float64] | None:
+    """Weights (n,): finite, none negative, not all zero."""
+    if value is None:
+        return None
+    weight = as_vector("sample_weight", value, n_rows, "row of the data")
+    if not np.isfinite(weight).all():
+        raise ValueError("sample_weight must be finite, got NaN or infinity")
+    if (weight < 0).any():
+        raise ValueError(f"sample_weight must not be negative, got {weight.min()}")
+    if n_rows and not weight.any():
+        raise ValueError("sample_weight must not be all zero: no row would count")
+    return weight
+
+
+def as_targets(y: ArrayLike, n_rows: int, n_classes: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Labels (n,) as int64 (the kernels check their range), or probabilities (n, K) of the given dtype."""
+    array = np.asarray(y)
+    if array.ndim == 2:
+        if array.shape != (n_rows, n_classes):
+            raise ValueError(f"y as probabilities must have shape ({n_rows}, {n_classes}), got {array.shape}")
+        proba = np.require(as_real("y", array), dtype=dtype, requirements="A")
+        if any(s % proba.itemsize for s in proba.strides):
+            proba = np.ascontiguousarray(proba)
+        slack = float(np.sqrt(np.finfo(dtype).eps))
+        if proba.size and not (proba.min() >= 0 and np.abs(proba.sum(axis=1) - 1).max() <= slack):
+            raise ValueError("y as probabilities must be >= 0 and sum to 1 in every row")
+        return proba
+    if array.shape != (n_rows,):
+        raise ValueError(f"y must have shape ({n_rows},) or ({n_rows}, {n_classes}), got {array.shape}")
+    if array.dtype.kind not in "iub" and n_rows:
+        raise TypeError(f"y must hold integer labels 0..{n_classes - 1}, got {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def require_finite(name: str, array: Real) -> None:
+    """An error that names the first entry that is NaN or infinite."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, got {array[index]} at {index}")
