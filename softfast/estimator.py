@@ -169,8 +169,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
         weight = as_weight(sample_weight, len(labels))
         if self.class_weight is not None:
-            by_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weight)
-            weight = as_weight(by_class[labels] * (1.0 if weight is None else weight), len(labels))
+            with np.errstate(divide="ignore"):
+                by_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weight)
+            # "balanced" gives a class without any weight an infinite factor; its rows still count for nothing.
+            by_row = np.where(np.isinf(by_class), 0.0, by_class)[labels]
+            weight = as_weight(by_row if weight is None else by_row * weight, len(labels))
 
         n_outputs = 1 if len(classes) == 2 else len(classes)
         source = DenseSource(X, labels, len(classes), weight, n_threads=self.n_threads)

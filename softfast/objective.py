@@ -83,12 +83,19 @@ class SoftmaxObjective:
         return np.concatenate([flat, (intercept + coef @ self._center) * self._intercept_scale])
 
     def unpack(self, x: Vector) -> tuple[Matrix, Vector]:
-        """Coefficients (M, p) and intercept (M,) of the solver's vector."""
+        """Coefficients (M, p) and intercept (M,) of the solver's vector.
+
+        Without a reference class, adding one vector to every class changes no probability: the representative whose
+        classes sum to zero is taken, which has the smallest penalty.  The gradient sums to zero likewise.
+        """
         size = self._scale.size
         coef = x[:size].reshape(self._shape) / self._scale
+        if self._first == 0:
+            coef -= coef.mean(axis=0)
         if not self._fit_intercept:
             return coef, np.zeros(self._shape[0])
-        return coef, x[size:] / self._intercept_scale - coef @ self._center
+        intercept = x[size:] / self._intercept_scale - coef @ self._center
+        return coef, intercept if self._first else intercept - intercept.mean()
 
     def __call__(self, x: Vector) -> Point:
         """F, gradient and gap at x: one pass over the rows."""

@@ -1,0 +1,313 @@
+"""Model files: a fitted `SoftmaxRegression` in a safetensors file, without pickle.
+
+A file holds two tensors, ``coef`` (M, p) and ``intercept`` (M,), float64, M = K or 1 with two classes, and one metadata
+entry, ``softfast``: JSON with the keys of `_METADATA` below, ``format``, ``version``, ``params`` (the constructor's),
+``classes`` (``dtype`` and ``values``) and ``feature_names`` (a list or null). Numbers that JSON does not have are
+written as "inf" (``C``) and null (``duality_gap``). Loading checks everything and runs nothing of what it reads.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from sklearn.utils.validation import check_is_fitted
+
+from softfast._core import VERSION
+from softfast.estimator import SoftmaxRegression
+from softfast.files import half_of_memory, replacing
+
+_FORMAT, _VERSION = "softfast.SoftmaxRegression", 1
+
+# NumPy dtypes of classes_ and the Python type of their values in JSON.
+_CLASS_DTYPES: dict[str, type] = {
+    "bool": bool,
+    **{f"{kind}{bits}": int for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    "float32": float,
+    "float64": float,
+    "str": str,
+    "object": str,
+}
+
+Check = tuple[str, Callable[[Any], bool]]
+
+
+class ModelFileError(ValueError):
+    """A file that is not a model this version of softfast can load, or a model that such a file can't hold."""
+
+
+def _is_int(value: Any, low: int) -> bool:
+    return type(value) is int and low <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf
+
+
+def _is_text(value: Any) -> bool:
+    """A string that can be printed and written to a file: no half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _is_class_weight(value: Any) -> bool:
+    if value is None or value == "balanced":
+        return True
+    return isinstance(value, list) and all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and (_is_text(pair[0]) or type(pair[0]) is bool or _is_number(pair[0]))
+        and _is_number(pair[1])
+        for pair in value
+    )
+
+
+_BOOL: Check = ("true or false", lambda value: type(value) is bool)
+_COUNT: Check = ("an integer >= 0", lambda value: _is_int(value, 0))
+_TEXT: Check = ("a string", _is_text)
+
+_PARAMS: dict[str, Check] = {
+    "C": ('a number > 0 or "inf"', lambda value: value == "inf" or (_is_number(value) and value > 0)),
+    "fit_intercept": _BOOL,
+    "class_weight": ('null, "balanced" or a list of [label, weight]', _is_class_weight),
+    "solver": _TEXT,
+    "tol": ("a number >= 0", lambda value: _is_number(value) and value >= 0),
+    "max_iter": ("an integer >= 1", lambda value: _is_int(value, 1)),
+    "warm_start": _BOOL,
+    "n_threads": ("null or an integer >= 1", lambda value: value is None or _is_int(value, 1)),
+    "verbose": _COUNT,
+}
+_METADATA: dict[str, Check] = {
+    "softfast_version": _TEXT,
+    "n_features": ("an integer >= 1", lambda value: _is_int(value, 1)),
+    "target": ("a string or null", lambda value: value is None or _is_text(value)),
+    "objective": ("a finite number", _is_number),
+    "duality_gap": ("a number or null", lambda value: value is None or _is_number(value)),
+    "converged": _BOOL,
+    "n_iter": _COUNT,
+    "n_passes": ("a number >= 0", lambda value: _is_number(value) and value >= 0),
+    "solver": _TEXT,
+}
+_KEYS = {"format", "version", "params", "classes", "feature_names", *_METADATA}
+
+
+def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str | None = None) -> None:
+    """Write a fitted model to a file, whole or not at all.
+
+    Parameters
+    ----------
+    model : SoftmaxRegression
+        Fitted. Its ``history_`` is not kept.
+    path : path_like
+        Replaced if it exists. By custom the name ends in ``.safetensors``.
+    target : str, optional
+        The name of the column of labels, for the reader's information.
+
+    Raises
+    ------
+    ModelFileError
+        If the file can't hold the model: labels other than integers, floats, booleans and strings, or a number that
+        is not finite.
+    OSError
+        If the file can't be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from softfast import SoftmaxRegression
+    >>> from softfast.model_file import load, save
+    >>> model = SoftmaxRegression().fit([[0.0], [1.0], [2.0]], ["a", "b", "b"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, Path(folder) / "model.safetensors", target="letter")
+    ...     loaded, metadata = load(Path(folder) / "model.safetensors")
+    >>> loaded.predict([[0.0], [2.0]]).tolist(), metadata["target"]
+    (['a', 'b'], 'letter')
+    """
+    check_is_fitted(model)
+    params = {name: _plain(value) for name, value in model.get_params(deep=False).items()}
+    if params["C"] == math.inf:
+        params["C"] = "inf"
+    if isinstance(params["class_weight"], dict):
+        params["class_weight"] = [[_plain(label), _plain(weight)] for label, weight in params["class_weight"].items()]
+    dtype = model.classes_.dtype
+    names = getattr(model, "feature_names_in_", None)
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "softfast_version": VERSION,
+        "params": params,
+        "classes": {"dtype": "str" if dtype.kind == "U" else dtype.name, "values": model.classes_.tolist()},
+        "feature_names": None if names is None else list(names),
+        "n_features": model.coef_.shape[1],
+        "target": target,
+        "objective": float(model.objective_),
+        "duality_gap": None if math.isnan(model.duality_gap_) else float(model.duality_gap_),
+        "converged": bool(model.converged_),
+        "n_iter": _plain(model.n_iter_),
+        "n_passes": _plain(model.n_passes_),
+        "solver": model.solver_,
+    }
+    tensors = {
+        "coef": np.ascontiguousarray(model.coef_, dtype=np.float64),
+        "intercept": np.ascontiguousarray(model.intercept_, dtype=np.float64),
+    }
+    # The checks of loading come before the writing: what could not be loaded is not saved.
+    _check_metadata(path, metadata)
+    _restore(path, metadata, tensors["coef"], tensors["intercept"])
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"softfast": json.dumps(metadata, allow_nan=False)})
+
+
+def load(path: str | os.PathLike[str]) -> tuple[SoftmaxRegression, dict[str, Any]]:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : path_like
+
+    Returns
+    -------
+    model : SoftmaxRegression
+        Fitted; it predicts the same bits as the model that was saved.
+    metadata : dict
+        What the file says of the model, among it ``target`` (str or None) and ``softfast_version``.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, cut off, damaged, of another kind or of a newer version; the message says which.
+    """
+    if not Path(path).is_file():
+        raise ModelFileError(f"{path}: there is no such file; expected a model file of softfast")
+    try:
+        if Path(path).stat().st_size > half_of_memory():
+            raise ModelFileError(f"{path}: the file is larger than half of this machine's memory")
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get("softfast")
+            if text is None:
+                raise ModelFileError(f"{path}: a safetensors file, but no model of softfast: no entry 'softfast' in it")
+            metadata = _check_metadata(path, _parse(path, text))
+            if set(file.keys()) != {"coef", "intercept"}:
+                raise ModelFileError(f"{path}: expected the tensors coef and intercept, got {_shown(file.keys())}")
+            coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a whole safetensors file, as softfast's models are ({error})") from error
+    return _restore(path, metadata, coef, intercept), metadata
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _shown(value: Any) -> str:
+    """The value for a message, cut to a readable length."""
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _parse(path: str | os.PathLike[str], text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: damaged: its entry 'softfast' is not JSON ({error})") from error
+
+
+def _check_metadata(path: str | os.PathLike[str], metadata: Any) -> dict[str, Any]:
+    """The metadata, every key of the right kind, or an error that names the first that is not."""
+    if not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
+        seen = metadata.get("format") if isinstance(metadata, dict) else metadata
+        raise ModelFileError(f"{path}: expected the format {_FORMAT!r}, got {_shown(seen)}")
+    version = metadata.get("version")
+    if version != _VERSION or type(version) is not int:
+        newer = " Upgrade softfast." if type(version) is int and version > _VERSION else ""
+        raise ModelFileError(
+            f"{path}: model file version {_shown(version)}; softfast {VERSION} reads version {_VERSION}.{newer}"
+        )
+    _check_keys(path, "the metadata", metadata, _KEYS)
+    _check_values(path, "", metadata, _METADATA)
+    if not isinstance(metadata["params"], dict):
+        raise ModelFileError(f"{path}: 'params' must be an object, got {_shown(metadata['params'])}")
+    _check_keys(path, "'params'", metadata["params"], set(_PARAMS))
+    _check_values(path, "params.", metadata["params"], _PARAMS)
+    names = metadata["feature_names"]
+    if names is not None and not (
+        isinstance(names, list)
+        and all(map(_is_text, names))
+        and len(set(names)) == len(names) == metadata["n_features"]
+    ):
+        accepted = f"null or a list of {metadata['n_features']} different strings"
+        raise ModelFileError(f"{path}: 'feature_names' must be {accepted}, got {_shown(names)}")
+    return metadata
+
+
+def _check_keys(path: str | os.PathLike[str], where: str, seen: dict[str, Any], accepted: set[str]) -> None:
+    if seen.keys() != accepted:
+        missing, unknown = sorted(accepted - seen.keys()), sorted(seen.keys() - accepted)
+        raise ModelFileError(f"{path}: {where} lacks the keys {_shown(missing)} and has unknown ones {_shown(unknown)}")
+
+
+def _check_values(path: str | os.PathLike[str], prefix: str, seen: dict[str, Any], checks: dict[str, Check]) -> None:
+    for name, (accepted, fine) in checks.items():
+        if not fine(seen[name]):
+            raise ModelFileError(f"{path}: '{prefix}{name}' must be {accepted}, got {_shown(seen[name])}")
+
+
+def _restore_classes(path: str | os.PathLike[str], entry: Any) -> NDArray[Any]:
+    """classes_ (K,) of its JSON: at least two, sorted, all different."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "values"}:
+        raise ModelFileError(f"{path}: 'classes' must be an object of dtype and values, got {_shown(entry)}")
+    dtype, values = entry["dtype"], entry["values"]
+    if not isinstance(dtype, str) or dtype not in _CLASS_DTYPES:
+        raise ModelFileError(f"{path}: classes must be of dtype {', '.join(_CLASS_DTYPES)}, got {_shown(dtype)}")
+    kind = _CLASS_DTYPES[dtype]
+    if not isinstance(values, list) or not all(type(v) is kind and (kind is not str or _is_text(v)) for v in values):
+        raise ModelFileError(f"{path}: classes must be a list of values of type {kind.__name__}, got {_shown(values)}")
+    if len(values) < 2 or any(not a < b for a, b in zip(values, values[1:], strict=False)):
+        raise ModelFileError(f"{path}: classes must be two or more different ones in order, got {_shown(values)}")
+    try:
+        classes = np.array(values, dtype=dtype)
+    except OverflowError:
+        classes = np.empty(0, dtype=dtype)
+    if classes.tolist() != values:
+        raise ModelFileError(f"{path}: classes must fit their dtype {dtype}, got {_shown(values)}")
+    return classes
+
+
+def _restore(
+    path: str | os.PathLike[str], metadata: dict[str, Any], coef: NDArray[Any], intercept: NDArray[Any]
+) -> SoftmaxRegression:
+    """The fitted model of metadata that `_check_metadata` passed, and of tensors of any kind."""
+    classes = _restore_classes(path, metadata["classes"])
+    n_outputs = 1 if len(classes) == 2 else len(classes)
+    shapes = {"coef": (n_outputs, metadata["n_features"]), "intercept": (n_outputs,)}
+    for name, tensor in (("coef", coef), ("intercept", intercept)):
+        if tensor.dtype != np.float64 or tensor.shape != shapes[name]:
+            raise ModelFileError(
+                f"{path}: {name} must be float64 of shape {shapes[name]}, as {len(classes)} classes and "
+                f"{metadata['n_features']} features ask for, got {tensor.dtype} of shape {tensor.shape}"
+            )
+        if not np.isfinite(tensor).all():
+            raise ModelFileError(f"{path}: {name} must be finite, got NaN or infinity in it")
+    params = dict(metadata["params"])
+    params["C"] = float(params["C"])
+    if isinstance(params["class_weight"], list):
+        params["class_weight"] = {label: weight for label, weight in params["class_weight"]}
+    model = SoftmaxRegression(**params)
+    model.classes_ = classes
+    model.coef_, model.intercept_ = np.array(coef), np.array(intercept)
+    model.n_features_in_ = metadata["n_features"]
+    if metadata["feature_names"] is not None:
+        model.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
+    model.objective_ = metadata["objective"]
+    model.duality_gap_ = math.nan if metadata["duality_gap"] is None else metadata["duality_gap"]
+    model.converged_ = metadata["converged"]
+    model.n_iter_, model.n_passes_ = metadata["n_iter"], metadata["n_passes"]
+    model.solver_ = metadata["solver"]
+    return model
