@@ -17,6 +17,7 @@ import numpy as np
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
@@ -45,7 +46,7 @@ cdef extern from "softfast.h" nogil:
     ctypedef struct sf_model:
         const void *coef
         const void *intercept
-        ptrdiff_t stride, n_outputs, n_classes
+        ptrdiff_t n_features, n_outputs, n_classes
     ctypedef struct sf_gradient:
         double loss
         double *coef
@@ -72,6 +73,11 @@ cdef extern from "softfast.h" nogil:
     const sf_kernels *const *sf_available()
     ptrdiff_t sf_block_rows(ptrdiff_t, ptrdiff_t, size_t)
     size_t sf_scratch_bytes(ptrdiff_t, ptrdiff_t)
+    bint sf_many_classes(ptrdiff_t)
+    ptrdiff_t sf_coef_size(const sf_model *)
+    ptrdiff_t sf_coef_index(const sf_model *, ptrdiff_t, ptrdiff_t)
+    ptrdiff_t sf_intercept_size(const sf_model *)
+    ptrdiff_t sf_intercept_index(const sf_model *, ptrdiff_t)
 
 cdef extern from *:
     """
@@ -95,6 +101,10 @@ VERSION = (<bytes>SF_VERSION).decode()
 
 # Partial gradients: at most this many bytes in all, but never fewer than 8 of them nor more than 256.
 cdef ptrdiff_t PARTIAL_BYTES = 64 * 1024 * 1024
+# Rows of a task at least, beyond 8 tasks: below, setting partial gradients up and adding them shows.
+cdef ptrdiff_t TASK_ROWS = 1024
+# Elements of partial gradients that a thread adds at a time: they stay in its first-level cache.
+cdef ptrdiff_t SUM_CHUNK = 2048
 # Floating-point operations between two looks at pending signals: at most a few tenths of a second on one slow core.
 cdef double WORK_BETWEEN_SIGNALS = 2e9
 
@@ -200,38 +210,38 @@ cdef class Targets:
 
 @cython.final
 cdef class _Model:
-    """Coefficients packed for the kernels: in the arithmetic type, rows padded with zeros."""
+    """Coefficients packed for the kernels: in the arithmetic type, in the layout of sf_model."""
     cdef _Buffer memory
     cdef sf_model view
 
     def __init__(self, const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes, int real):
-        cdef ptrdiff_t n_outputs = coef.shape[0], n_features = coef.shape[1], k, j
-        # One further group of lanes keeps rows of 2^n features from falling into the same cache sets.
-        cdef ptrdiff_t stride = (n_features + SF_MAX_LANES) // SF_MAX_LANES * SF_MAX_LANES + SF_MAX_LANES
-        cdef size_t n_bytes = (n_outputs * stride + n_outputs) * (4 if real == SF_F32 else 8)
-        cdef float *f32
-        cdef double *f64
+        cdef ptrdiff_t n_outputs = coef.shape[0], n_features = coef.shape[1], itemsize = 4 if real == SF_F32 else 8
         if intercept.shape[0] != n_outputs or not n_classes - 1 <= n_outputs <= n_classes or n_outputs < 1:
             raise ValueError(f"{n_outputs} rows of coef, {intercept.shape[0]} intercepts, {n_classes} classes")
-        self.memory = _Buffer(n_bytes)
-        memset(self.memory.data, 0, n_bytes)
-        f32 = <float *>self.memory.data
-        f64 = <double *>self.memory.data
-        for k in range(n_outputs):
-            for j in range(n_features):
-                if real == SF_F32:
-                    f32[k * stride + j] = <float>coef[k, j]
-                else:
-                    f64[k * stride + j] = coef[k, j]
-            if real == SF_F32:
-                f32[n_outputs * stride + k] = <float>intercept[k]
-            else:
-                f64[n_outputs * stride + k] = intercept[k]
-        self.view.coef = self.memory.data
-        self.view.intercept = self.memory.data + n_outputs * stride * (4 if real == SF_F32 else 8)
-        self.view.stride = stride
+        self.view.n_features = n_features
         self.view.n_outputs = n_outputs
         self.view.n_classes = n_classes
+        cdef ptrdiff_t coef_size = sf_coef_size(&self.view), intercept_size = sf_intercept_size(&self.view), k, j
+        # The intercept begins on an aligned address of its own.
+        cdef ptrdiff_t offset = ceil_div(coef_size * itemsize, SF_ALIGNMENT) * SF_ALIGNMENT
+        self.memory = _Buffer(offset + intercept_size * itemsize)
+        memset(self.memory.data, 0, offset + intercept_size * itemsize)
+        self.view.coef = self.memory.data
+        self.view.intercept = self.memory.data + offset
+        for k in range(n_outputs):
+            for j in range(n_features):
+                put(self.view.coef, sf_coef_index(&self.view, k, j), coef[k, j], real)
+            put(self.view.intercept, sf_intercept_index(&self.view, k), intercept[k], real)
+        if sf_many_classes(n_classes):
+            for k in range(n_classes, intercept_size):
+                put(self.view.intercept, k, -INFINITY, real)
+
+
+cdef inline void put(const void *data, ptrdiff_t index, double value, int real) noexcept nogil:
+    if real == SF_F32:
+        (<float *>data)[index] = <float>value
+    else:
+        (<double *>data)[index] = value
 
 
 cdef ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
@@ -266,8 +276,8 @@ cdef class Kernels:
         # Tasks are runs of neighbouring blocks; each adds up its own partial gradient.
         cdef ptrdiff_t block = sf_block_rows(p, n_classes, 4 if real == SF_F32 else 8)
         cdef ptrdiff_t n_blocks = ceil_div(n, block)
-        cdef ptrdiff_t size = n_outputs * model.view.stride + n_outputs
-        cdef ptrdiff_t n_tasks = min(n_blocks, max(8, min(256, PARTIAL_BYTES // (8 * size))))
+        cdef ptrdiff_t coef_size = sf_coef_size(&model.view), size = coef_size + sf_intercept_size(&model.view)
+        cdef ptrdiff_t n_tasks = min(n_blocks, max(8, min(256, n // TASK_ROWS, PARTIAL_BYTES // (8 * size))))
         cdef size_t scratch_bytes = sf_scratch_bytes(block, n_classes)
         cdef double task_work = 4.0 * n_outputs * (p + 8) * ceil_div(n_blocks, max(1, n_tasks)) * block
         cdef ptrdiff_t group = max(<ptrdiff_t>n_threads, <ptrdiff_t>min(256.0, WORK_BETWEEN_SIGNALS / task_work))
@@ -281,7 +291,7 @@ cdef class Kernels:
         cdef double *sums = <double *>memory.data
         for task in range(n_tasks):
             part[task].coef = sums + task * size
-            part[task].intercept = part[task].coef + size - n_outputs
+            part[task].intercept = part[task].coef + coef_size
         _remember_threads(n_threads)
 
         with nogil:
@@ -308,15 +318,16 @@ cdef class Kernels:
         cdef double[:, ::1] coef_out = grad_coef
         cdef double[::1] intercept_out = grad_intercept
         cdef double loss = 0
-        cdef const double *row
-        with nogil:
-            for task in range(n_tasks):
-                loss += part[task].loss
+        if n_tasks:
+            with nogil:
+                for k in prange(ceil_div(size, SUM_CHUNK), num_threads=n_threads, schedule='static'):
+                    add_parts(sums, size, n_tasks, k * SUM_CHUNK, min((k + 1) * SUM_CHUNK, size))
+                for task in range(n_tasks):
+                    loss += part[task].loss
                 for k in range(n_outputs):
-                    row = part[task].coef + k * model.view.stride
                     for j in range(p):
-                        coef_out[k, j] += row[j]
-                    intercept_out[k] += part[task].intercept[k]
+                        coef_out[k, j] = sums[sf_coef_index(&model.view, k, j)]
+                    intercept_out[k] = sums[coef_size + sf_intercept_index(&model.view, k)]
         return loss, grad_coef, grad_intercept
 
     def predict(self, Rows X not None, coef, intercept, ptrdiff_t n_classes, int map, *, int n_threads=1):
@@ -453,6 +464,17 @@ cdef class Kernels:
             else:
                 kernels.log(<void *>sink.view.data, source.view.data, source.view.n_features)
         return out
+
+
+cdef void add_parts(double *sums, ptrdiff_t size, ptrdiff_t n_tasks, ptrdiff_t begin,
+                    ptrdiff_t end) noexcept nogil:
+    """The elements begin..end of all partial sums to those of the first, in the order of the rows."""
+    cdef ptrdiff_t task, j
+    cdef const double *part
+    for task in range(1, n_tasks):
+        part = sums + task * size
+        for j in range(begin, end):
+            sums[j] += part[j]
 
 
 cdef ptrdiff_t run_loss_gradient(const sf_row_kernels *kernels, sf_gradient *out, ptrdiff_t size, const sf_rows *x,

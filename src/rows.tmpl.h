@@ -48,6 +48,7 @@ typedef struct {
     const REAL *bias;
     double *sums;                         /* added to, where tile is NULL */
     ptrdiff_t c_stride;
+    sf_prefetch *next;
 } V(product);
 
 /* m rows of A by n_vectors vectors of columns of B, the last of which has `part` valid lanes where part > 0. */
@@ -67,9 +68,18 @@ SF_INLINE void V(outer_micro)(const V(product) *product, ptrdiff_t first, ptrdif
         } else {
             b0 = masked ? V(load_part)(b, part) : V(load)(b);
         }
+        SF_PREFETCH((const char *)(b + 8 * b_stride));
+        if (n_vectors == 2)
+            SF_PREFETCH((const char *)(b + 8 * b_stride) + 64);
+        sf_prefetch_step(product->next);
+        SF_IN_REGISTER(b0);
+        if (n_vectors == 2)
+            SF_IN_REGISTER(b1);
         SF_UNROLL
         for (int i = 0; i < m; i++) {
-            REAL a_it = a[i * a_stride + t];
+            N(vec) a_it = N(broadcast)(a[i * a_stride + t]);
+            if (n_vectors == 2)
+                SF_IN_REGISTER(a_it);
             sum[i][0] = sum[i][0] + a_it * b0;
             if (n_vectors == 2)
                 sum[i][1] = sum[i][1] + a_it * b1;
@@ -90,13 +100,13 @@ SF_INLINE void V(outer_micro)(const V(product) *product, ptrdiff_t first, ptrdif
 
 /* C (n_outputs, n_columns); C's rows have room up to a whole vector. */
 static void V(outer)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns) {
+    const sf_split classes = sf_even_split(product->n_outputs, V(outer_classes));
     for (ptrdiff_t column = 0; column < n_columns; column += 2 * N(lanes)) {
         ptrdiff_t left = n_columns - column;
         int n_vectors = left > N(lanes) ? 2 : 1, part = (int)(left - (n_vectors - 1) * N(lanes));
         const STORE *b_column = b + column;
-        for (ptrdiff_t first = 0, blocks = sf_ceil_div(product->n_outputs, V(outer_classes)), i = 0; i < blocks; i++) {
-            ptrdiff_t end = (i + 1) * product->n_outputs / blocks;
-            int m = (int)(end - first);
+        for (ptrdiff_t first = 0, i = 0; i < classes.n_blocks; i++) {
+            int m = classes.size + (i < classes.n_larger);
 #define SF_CALL(M)                                                                                                     \
     if (n_vectors == 1)                                                                                                \
         V(outer_micro)(product, first, column, b_column, b_stride, M, 1, 1, part);                                     \
@@ -106,7 +116,7 @@ static void V(outer)(const V(product) *product, const STORE *b, ptrdiff_t b_stri
         V(outer_micro)(product, first, column, b_column, b_stride, M, 2, 0, 0);
             SF_FOR_OUTER(m, SF_CALL)
 #undef SF_CALL
-            first = end;
+            first += m;
         }
     }
 }
@@ -124,9 +134,15 @@ SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_
     ptrdiff_t t = 0;
     for (; t + N(lanes) <= depth; t += N(lanes)) {
         N(vec) v0 = V(load)(b0 + t), v1 = V(load)(b1 + t), v2 = V(load)(b2 + t), v3 = V(load)(b3 + t);
+        sf_prefetch_step(product->next);
+        SF_IN_REGISTER(v0);
+        SF_IN_REGISTER(v1);
+        SF_IN_REGISTER(v2);
+        SF_IN_REGISTER(v3);
         SF_UNROLL
         for (int i = 0; i < m; i++) {
             N(vec) a_it = N(load)(a + i * a_stride + t);
+            SF_IN_REGISTER(a_it);
             sum[i][0] = sum[i][0] + a_it * v0;
             sum[i][1] = sum[i][1] + a_it * v1;
             sum[i][2] = sum[i][2] + a_it * v2;
@@ -140,6 +156,7 @@ SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_
         SF_UNROLL
         for (int i = 0; i < m; i++) {
             N(vec) a_it = N(load)(a + i * a_stride + t);
+            SF_IN_REGISTER(a_it);
             sum[i][0] = sum[i][0] + a_it * v0;
             sum[i][1] = sum[i][1] + a_it * v1;
             sum[i][2] = sum[i][2] + a_it * v2;
@@ -167,18 +184,18 @@ static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride
     slice = (slice < 1 ? 1 : slice) * V(dot_classes);
     for (ptrdiff_t begin = 0; begin < product->n_outputs; begin += slice) {
         ptrdiff_t count = product->n_outputs - begin < slice ? product->n_outputs - begin : slice;
+        const sf_split classes = sf_even_split(count, V(dot_classes));
         for (ptrdiff_t column = 0; column < n_columns; column += 4) {
             int n_valid = (int)(n_columns - column < 4 ? n_columns - column : 4);
             const STORE *b_rows[4];
             for (int q = 0; q < 4; q++)
                 b_rows[q] = b + (column + (q < n_valid ? q : n_valid - 1)) * b_stride;
-            for (ptrdiff_t first = 0, blocks = sf_ceil_div(count, V(dot_classes)), i = 0; i < blocks; i++) {
-                ptrdiff_t end = (i + 1) * count / blocks;
-                int m = (int)(end - first);
+            for (ptrdiff_t first = 0, i = 0; i < classes.n_blocks; i++) {
+                int m = classes.size + (i < classes.n_larger);
 #define SF_CALL(M) V(dot_micro)(product, begin + first, column, b_rows, n_valid, M);
                 SF_FOR_DOT(m, SF_CALL)
 #undef SF_CALL
-                first = end;
+                first += m;
             }
         }
     }
@@ -204,11 +221,11 @@ static void V(multiply)(const V(product) *product, const sf_rows *x, ptrdiff_t b
 
 /* tile (K, stride) = logits of the rows [begin, end); a reference class leads with zeros. */
 static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
-                           ptrdiff_t end) {
+                           ptrdiff_t end, sf_prefetch *next) {
     ptrdiff_t n_reference = model->n_classes - model->n_outputs;
     memset(tile, 0, (size_t)(n_reference * stride) * sizeof(REAL));
-    V(product) forward = {model->coef, model->stride, model->n_outputs, x->n_features,
-                          tile + n_reference * stride, model->intercept, NULL, stride};
+    V(product) forward = {model->coef, sf_coef_stride(x->n_features), model->n_outputs, x->n_features,
+                          tile + n_reference * stride, model->intercept, NULL, stride, next};
     V(multiply)(&forward, x, begin, end, 1);
 }
 
@@ -247,11 +264,14 @@ static ptrdiff_t V(residual)(REAL *tile, ptrdiff_t stride, const sf_targets *tar
 
 static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets, const sf_model *model,
                                   ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    if (sf_many_classes(model->n_classes))
+        return V(panel_loss_gradient)(out, x, targets, model, begin, end, scratch);
     const ptrdiff_t n_outputs = model->n_outputs, n_rows = end - begin, stride = sf_padded(n_rows);
     const ptrdiff_t n_reference = model->n_classes - n_outputs;
     REAL *tile = scratch;
     const REAL *loss;
-    V(logits_tile)(tile, stride, x, model, begin, end);
+    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
+    V(logits_tile)(tile, stride, x, model, begin, end, &next);
     ptrdiff_t status = V(residual)(tile, stride, targets, model->n_classes, begin, end, &loss);
     if (status != SF_OK)
         return status;
@@ -264,16 +284,21 @@ static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_t
             sum += N(load)(residual + k * stride + r);
         out->intercept[k] += N(sum)(sum);
     }
-    V(product) backward = {residual, stride, n_outputs, n_rows, NULL, NULL, out->coef, model->stride};
+    V(product) backward = {residual, stride, n_outputs, n_rows, NULL, NULL, out->coef, sf_coef_stride(x->n_features), &next};
     V(multiply)(&backward, x, begin, end, 0);
     return SF_OK;
 }
 
 static void V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
                        ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    if (sf_many_classes(model->n_classes)) {
+        V(panel_predict)(out, out_stride, map, x, model, begin, end, scratch);
+        return;
+    }
     const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
     REAL *tile = scratch;
-    V(logits_tile)(tile, stride, x, model, begin, end);
+    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
+    V(logits_tile)(tile, stride, x, model, begin, end, &next);
     N(map_tile)(tile, model->n_classes, stride, map);
     ptrdiff_t first = map == SF_IDENTITY ? model->n_classes - model->n_outputs : 0;
     N(scatter_tile)((REAL *)out + begin * out_stride, out_stride, 1, tile + first * stride, stride,

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #define SF_ALIGNMENT 64   /* bytes; of every scratch and model buffer */
+#define SF_PANEL 32       /* classes of a panel, where classes lie across the lanes */
 #define SF_MAX_LANES 16   /* lanes of the widest vector; the padding unit of tiles and packed coefficients */
 
 /* X (n, p): element (i, j) at data[i * row_stride + j * feature_stride]; one of the two strides is 1. */
@@ -31,13 +32,16 @@ typedef struct {
     const double *weight;
 } sf_targets;
 
-/* Coefficients in the arithmetic type, aligned: coef (M, stride), zero beyond column p; intercept (M,). */
+/* Coefficients in the arithmetic type, aligned, in one of two layouts; sf_coef_index says where coef[k, j] lies.
+ * Few classes: coef (M, stride), zero beyond column p; intercept (M,).
+ * Many classes: coef [panel][p][SF_PANEL] over all K classes, zero for a reference class and in the padding;
+ * intercept [panel][SF_PANEL], zero for a reference class, -inf in the padding. */
 typedef struct {
     const void *coef, *intercept;
-    ptrdiff_t stride, n_outputs, n_classes;
+    ptrdiff_t n_features, n_outputs, n_classes;
 } sf_model;
 
-/* Sums over rows: sum of weighted losses, residual^T X (M, stride of the model), residual^T 1 (M,). */
+/* Sums over rows, in the model's layout: of weighted losses, residual^T X, residual^T 1. */
 typedef struct {
     double loss;
     double *coef, *intercept;
@@ -86,19 +90,52 @@ typedef struct {
 /* The tables that this build has and this processor can run, best first, ended by NULL. */
 const sf_kernels *const *sf_available(void);
 
+/* From here on classes fill the lanes: the widest vector is twice as long. */
+static inline int sf_many_classes(ptrdiff_t n_classes) { return n_classes >= SF_PANEL; }
+
+static inline ptrdiff_t sf_panels(ptrdiff_t n_classes) { return (n_classes + SF_PANEL - 1) / SF_PANEL; }
+
+/* Elements between coefficient rows; one further group of lanes keeps rows of 2^n features from sharing cache sets. */
+static inline ptrdiff_t sf_coef_stride(ptrdiff_t n_features) {
+    return (n_features + SF_MAX_LANES) / SF_MAX_LANES * SF_MAX_LANES + SF_MAX_LANES;
+}
+
+static inline ptrdiff_t sf_coef_size(const sf_model *model) {
+    return sf_many_classes(model->n_classes) ? sf_panels(model->n_classes) * model->n_features * SF_PANEL
+                                             : model->n_outputs * sf_coef_stride(model->n_features);
+}
+
+static inline ptrdiff_t sf_intercept_size(const sf_model *model) {
+    return sf_many_classes(model->n_classes) ? sf_panels(model->n_classes) * SF_PANEL : model->n_outputs;
+}
+
+static inline ptrdiff_t sf_intercept_index(const sf_model *model, ptrdiff_t k) {
+    return sf_many_classes(model->n_classes) ? k + model->n_classes - model->n_outputs : k;
+}
+
+static inline ptrdiff_t sf_coef_index(const sf_model *model, ptrdiff_t k, ptrdiff_t j) {
+    if (!sf_many_classes(model->n_classes))
+        return k * sf_coef_stride(model->n_features) + j;
+    k += model->n_classes - model->n_outputs;
+    return (k / SF_PANEL * model->n_features + j) * SF_PANEL + k % SF_PANEL;
+}
+
 /* Rows a block: the tile of logits and the rows of X should stay in the second-level cache between the forward and
  * the backward product, and the sums of a block in working precision should be short.  A function of the problem only,
  * so that the partition, and with it every bit of the result, does not depend on the number of threads. */
 static inline ptrdiff_t sf_block_rows(ptrdiff_t n_features, ptrdiff_t n_classes, size_t itemsize) {
     ptrdiff_t row_bytes = (n_features + n_classes) * (ptrdiff_t)itemsize;
     ptrdiff_t rows = (512 * 1024 / row_bytes) / 32 * 32;
+    /* With many classes the sums of a block outweigh its rows in traffic: fewer blocks, though the tile overflows. */
+    if (n_features && sf_many_classes(n_classes))
+        return 256;
     return rows < 32 ? 32 : rows > 256 ? 256 : rows;
 }
 
 /* Bytes of scratch for blocks of n_rows: two tiles (logits, probability targets) and four values a row. */
 static inline size_t sf_scratch_bytes(ptrdiff_t n_rows, ptrdiff_t n_classes) {
     size_t padded = (size_t)(n_rows + SF_MAX_LANES - 1) / SF_MAX_LANES * SF_MAX_LANES;
-    return (2 * (size_t)n_classes + 4) * padded * sizeof(double);
+    return (2 * (size_t)sf_panels(n_classes) * SF_PANEL + 4) * padded * sizeof(double);
 }
 
 #endif

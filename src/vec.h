@@ -4,39 +4,6 @@
  * a * b + c contracts to one FMA; elsewhere a vector is one plain REAL, and the same source is scalar code.
  * Expects REAL, INT and UINT (as wide as REAL), REAL_BITS (32 or 64) and N(name), which adds the type's suffix.
  */
-#ifndef SF_VEC_COMMON
-#define SF_VEC_COMMON
-#include <string.h>
-#if defined(__GNUC__)
-#define SF_INLINE static inline __attribute__((always_inline, unused))
-#define SF_UNROLL _Pragma("GCC unroll 16")
-#define SF_PREFETCH(address) __builtin_prefetch(address)
-#if defined(__AVX512F__)
-#define SF_VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define SF_VECTOR_BYTES 32
-#else
-#define SF_VECTOR_BYTES 16
-#endif
-#if defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-/* Registers decide how many accumulators a micro-kernel may hold: 32 vector registers, or 16. */
-#if defined(__AVX512F__) || defined(__aarch64__)
-#define SF_MANY_REGISTERS 1
-#else
-#define SF_MANY_REGISTERS 0
-#endif
-#else
-#define SF_INLINE static inline
-#define SF_UNROLL
-#define SF_PREFETCH(address) ((void)(address))
-#define SF_MANY_REGISTERS 0
-#endif
-#endif
-
 #if defined(__GNUC__)
 typedef REAL N(vec) __attribute__((vector_size(SF_VECTOR_BYTES)));
 typedef INT N(ivec) __attribute__((vector_size(SF_VECTOR_BYTES)));
@@ -104,24 +71,40 @@ SF_INLINE N(vec) N(max)(N(vec) a, N(vec) b) {
 #endif
 }
 
-SF_INLINE double N(sum)(N(vec) v) {
+/* Over the lanes, as a tree. */
+SF_INLINE REAL N(sum)(N(vec) v) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX512F__)
+    return _mm512_reduce_add_pd((__m512d)v);
+#else
     REAL lane[N(lanes)];
-    double total = 0;
     N(store)(lane, v);
-    for (int i = 0; i < N(lanes); i++)
-        total += lane[i];
-    return total;
+    for (int width = N(lanes) / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            lane[i] += lane[i + width];
+    return lane[0];
+#endif
 }
 
-SF_INLINE int N(any_nonfinite)(N(vec) v) {
-    N(vec) zero_or_nan = v - v;
+SF_INLINE REAL N(max_of)(N(vec) v) {
 #if defined(__AVX512F__) && REAL_BITS == 32
-    return _mm512_cmp_ps_mask((__m512)zero_or_nan, (__m512)zero_or_nan, _CMP_UNORD_Q) != 0;
+    return _mm512_reduce_max_ps((__m512)v);
 #elif defined(__AVX512F__)
-    return _mm512_cmp_pd_mask((__m512d)zero_or_nan, (__m512d)zero_or_nan, _CMP_UNORD_Q) != 0;
+    return _mm512_reduce_max_pd((__m512d)v);
 #else
-    return N(sum)(zero_or_nan) != 0;
+    REAL lane[N(lanes)];
+    N(store)(lane, v);
+    for (int i = 1; i < N(lanes); i++)
+        lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
+    return lane[0];
 #endif
+}
+
+SF_INLINE REAL N(first)(N(vec) v) {
+    REAL lane[N(lanes)];
+    N(store)(lane, v);
+    return lane[0];
 }
 
 /* out[0..3] = add + the sums over the lanes of a, b, c, d: a small transposition, two shuffles a sum. */

@@ -1,0 +1,172 @@
+/* panel_rows.tmpl.h: loss and gradient, and prediction, for many classes.  Included once for each pair, as
+ * rows.tmpl.h is, which has the same for few classes and describes STORE, REAL, V and N.
+ *
+ * Both products are C[i, k] += sum_t A[i, t] B[t, k] with single elements of X broadcast as A and panels of classes
+ * as B: forward, i is a row and t a feature; backward, i is a feature and t a row.  One of X's two indices is
+ * contiguous, whichever the order of X.
+ */
+
+typedef struct {
+    const STORE *a;
+    ptrdiff_t a_stride, a_step;       /* A[i, t] = a[i * a_stride + t * a_step]; one of the two is 1 */
+    ptrdiff_t n, depth, n_classes;    /* A is (n, depth) */
+    const REAL *b;                    /* [panel][depth][SF_PANEL] */
+    REAL *tile;                       /* [panel][n][SF_PANEL], written: C = bias + A B, or */
+    const REAL *bias;                 /* [panel][SF_PANEL] */
+    double *sums;                     /* added to, where tile is NULL */
+    sf_prefetch *next;
+} V(panel_product);
+
+SF_INLINE void V(panel_micro)(const V(panel_product) *product, ptrdiff_t first, ptrdiff_t panel, int lane, const int m,
+                              const int n_vectors, const int unit_stride) {
+    const ptrdiff_t depth = product->depth, stride = unit_stride ? 1 : product->a_stride;
+    const ptrdiff_t step = unit_stride ? product->a_step : 1, triple = 3 * stride;
+    const REAL *b = product->b + panel * depth * SF_PANEL + lane;
+    /* Three pointers and the scales of one stride reach 14 rows: one pointer a row would not fit the registers. */
+    const STORE *a0 = product->a + first * stride, *a5 = a0 + 5 * stride, *a10 = a5 + 5 * stride;
+    N(vec) sum[14][2];
+    SF_UNROLL
+    for (int i = 0; i < m; i++)
+        sum[i][0] = sum[i][1] = N(broadcast)(0);
+    for (ptrdiff_t t = 0; t < depth; t++) {
+        N(vec) b0 = N(load)(b), b1 = {0};
+        if (n_vectors == 2)
+            b1 = N(load)(b + N(lanes));
+        SF_IN_REGISTER(b0);
+        if (n_vectors == 2)
+            SF_IN_REGISTER(b1);
+        if (unit_stride)
+            SF_PREFETCH(a0 + 8 * step);
+        sf_prefetch_step(product->next);
+        SF_UNROLL
+        for (int i = 0; i < m; i++) {
+            const STORE *group = i < 5 ? a0 : i < 10 ? a5 : a10;
+            N(vec) a_it = N(broadcast)((REAL)group[i % 5 == 3 ? triple : (i % 5) * stride]);
+            if (n_vectors == 2)
+                SF_IN_REGISTER(a_it);
+            sum[i][0] = sum[i][0] + a_it * b0;
+            if (n_vectors == 2)
+                sum[i][1] = sum[i][1] + a_it * b1;
+        }
+        a0 += step;
+        a5 += step;
+        a10 += step;
+        b += SF_PANEL;
+    }
+    const ptrdiff_t c = (panel * product->n + first) * SF_PANEL + lane;
+    SF_UNROLL
+    for (int i = 0; i < m; i++) {
+        SF_UNROLL
+        for (int v = 0; v < n_vectors; v++) {
+            const int column = lane + v * N(lanes);
+            if (product->tile)
+                N(store)(product->tile + c + i * SF_PANEL + v * N(lanes),
+                         sum[i][v] + N(load)(product->bias + panel * SF_PANEL + column));
+            else
+                N(add_to)(product->sums + c + i * SF_PANEL + v * N(lanes), sum[i][v]);
+        }
+    }
+}
+
+static void V(panel_multiply)(const V(panel_product) *product) {
+#if SF_MANY_REGISTERS
+    enum { most = 14 };
+#else
+    enum { most = 6 };
+#endif
+    const ptrdiff_t n_vectors = sf_ceil_div(product->n_classes, N(lanes));
+    for (ptrdiff_t vector = 0; vector < n_vectors; vector += 2) {
+        const ptrdiff_t panel = vector * N(lanes) / SF_PANEL;
+        const int lane = (int)(vector * N(lanes) % SF_PANEL), pair = vector + 1 < n_vectors;
+        for (ptrdiff_t first = 0; first < product->n;) {
+            ptrdiff_t left = product->n - first;
+            int m = left >= most ? most : left >= 8 && most > 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+#define SF_CALL(M)                                                                                                     \
+    if (product->a_stride == 1)                                                                                        \
+        pair ? V(panel_micro)(product, first, panel, lane, M, 2, 1)                                                    \
+             : V(panel_micro)(product, first, panel, lane, M, 1, 1);                                                   \
+    else                                                                                                               \
+        pair ? V(panel_micro)(product, first, panel, lane, M, 2, 0)                                                    \
+             : V(panel_micro)(product, first, panel, lane, M, 1, 0);
+            switch (m) {
+            case 1: SF_CALL(1) break;
+            case 2: SF_CALL(2) break;
+            case 4: SF_CALL(4) break;
+#if SF_MANY_REGISTERS
+            case 8: SF_CALL(8) break;
+#endif
+            case most: SF_CALL(most) break;
+            }
+#undef SF_CALL
+            first += m;
+        }
+    }
+}
+
+/* Logits of the rows [begin, end) into a panel tile; the padding of the last panel becomes -inf. */
+static void V(panel_logits)(REAL *tile, const sf_rows *x, const sf_model *model, ptrdiff_t begin, ptrdiff_t end,
+                            sf_prefetch *next) {
+    const V(panel_product) forward = {
+        (const STORE *)x->data + begin * x->row_stride, x->row_stride, x->feature_stride, end - begin, x->n_features,
+        model->n_classes, model->coef, tile, model->intercept, NULL, next};
+    V(panel_multiply)(&forward);
+    /* Vectors beyond the last class are not computed. */
+    const ptrdiff_t n_rows = end - begin, computed = sf_ceil_div(model->n_classes, N(lanes)) * N(lanes);
+    const ptrdiff_t last = sf_panels(model->n_classes) - 1;
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        for (ptrdiff_t k = computed - last * SF_PANEL; k < SF_PANEL; k++)
+            tile[(last * n_rows + r) * SF_PANEL + k] = -(REAL)INFINITY;
+}
+
+/* Row r of a panel tile of n_rows rows. */
+SF_INLINE N(row) V(tile_row)(REAL *tile, ptrdiff_t r, ptrdiff_t n_rows, ptrdiff_t n_classes) {
+    return (N(row)){tile + r * SF_PANEL, sf_panels(n_classes), n_rows * SF_PANEL};
+}
+
+static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets,
+                                        const sf_model *model, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t n_classes = model->n_classes, n_panels = sf_panels(n_classes), n_rows = end - begin;
+    REAL *tile = scratch, *target = tile + n_panels * SF_PANEL * n_rows;
+    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
+    V(panel_logits)(tile, x, model, begin, end, &next);
+    for (ptrdiff_t r = 0; r < n_rows; r++) {
+        const ptrdiff_t i = begin + r;
+        const REAL weight = targets->weight ? (REAL)targets->weight[i] : 1;
+        const int64_t label = targets->labels ? targets->labels[i] : -1;
+        /* One row of targets at a time: panels next to each other. */
+        N(row) q = {target, n_panels, SF_PANEL}, z = V(tile_row)(tile, r, n_rows, n_classes);
+        if (targets->labels) {
+            if (label < 0 || label >= n_classes)
+                return i;
+        } else {
+            const STORE *proba = (const STORE *)targets->proba + i * targets->row_stride;
+            for (ptrdiff_t k = 0; k < n_panels * SF_PANEL; k++)
+                target[k] = k < n_classes ? (REAL)proba[k * targets->class_stride] : 0;
+        }
+        out->loss += N(residual_row)(z, q, label, weight);
+        for (ptrdiff_t p = 0; p < n_panels; p++)
+            for (int k = 0; k < SF_PANEL; k += N(lanes))
+                N(add_to)(out->intercept + p * SF_PANEL + k, N(load)(z.first + p * z.spacing + k));
+    }
+    const V(panel_product) backward = {
+        (const STORE *)x->data + begin * x->row_stride, x->feature_stride, x->row_stride, x->n_features, n_rows,
+        n_classes, tile, NULL, NULL, out->coef, &next};
+    V(panel_multiply)(&backward);
+    return SF_OK;
+}
+
+static void V(panel_predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
+                             ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t n_rows = end - begin, first = map == SF_IDENTITY ? model->n_classes - model->n_outputs : 0;
+    REAL *tile = scratch;
+    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
+    V(panel_logits)(tile, x, model, begin, end, &next);
+    for (ptrdiff_t r = 0; r < n_rows; r++) {
+        N(row) z = V(tile_row)(tile, r, n_rows, model->n_classes);
+        REAL *to = (REAL *)out + (begin + r) * out_stride;
+        if (map != SF_IDENTITY)
+            N(map_row)(z, z, map);
+        for (ptrdiff_t k = first; k < model->n_classes; k++)
+            to[k - first] = z.first[k / SF_PANEL * z.spacing + k % SF_PANEL];
+    }
+}
