@@ -61,9 +61,9 @@ cdef extern from "softfast.h" nogil:
                         void *) noexcept nogil
     ctypedef struct sf_array_kernels:
         void (*map)(void *, ptrdiff_t, ptrdiff_t, sf_map, const sf_logits *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
-                    void *) noexcept nogil
+                    int, void *) noexcept nogil
         ptrdiff_t (*cross_entropy)(double *, void *, const sf_logits *, const sf_targets *, ptrdiff_t, ptrdiff_t,
-                                   ptrdiff_t, void *) noexcept nogil
+                                   ptrdiff_t, int, void *) noexcept nogil
         void (*exp)(void *, const void *, ptrdiff_t) noexcept nogil
         void (*log)(void *, const void *, ptrdiff_t) noexcept nogil
     ctypedef struct sf_kernels:
@@ -105,6 +105,8 @@ cdef ptrdiff_t PARTIAL_BYTES = 64 * 1024 * 1024
 cdef ptrdiff_t TASK_ROWS = 1024
 # Elements of partial gradients that a thread adds at a time: they stay in its first-level cache.
 cdef ptrdiff_t SUM_CHUNK = 2048
+# Results larger than this will not be found in a cache by whoever reads them next.
+cdef ptrdiff_t STREAM_BYTES = 32 * 1024 * 1024
 # Floating-point operations between two looks at pending signals: at most a few tenths of a second on one slow core.
 cdef double WORK_BETWEEN_SIGNALS = 2e9
 
@@ -389,12 +391,13 @@ cdef class Kernels:
         cdef size_t scratch_bytes = sf_scratch_bytes(block, n_classes)
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
         cdef const sf_array_kernels *kernels = &self.table.arrays[real]
+        cdef int streams = outer * n_classes * inner * itemsize > STREAM_BYTES and source != sink
         _remember_threads(n_threads)
         with nogil:
             for i in prange(outer * per_outer, num_threads=n_threads, schedule='static'):
                 run_map(kernels, sink + (i // per_outer) * out0, out2 // itemsize, out1 // itemsize, sf,
                         source + (i // per_outer) * x0, x2 // itemsize, x1 // itemsize, n_classes,
-                        (i % per_outer) * block, min((i % per_outer + 1) * block, inner),
+                        (i % per_outer) * block, min((i % per_outer + 1) * block, inner), streams,
                         scratch.data + scratch_bytes * threadid())
 
     def cross_entropy(self, logits, Targets targets not None, gradient=None, *, int n_threads=1):
@@ -431,6 +434,7 @@ cdef class Kernels:
         cdef _Buffer statuses = _Buffer(n_blocks * sizeof(ptrdiff_t))
         cdef ptrdiff_t *status = <ptrdiff_t *>statuses.data
         cdef const sf_array_kernels *kernels = &self.table.arrays[real]
+        cdef int streams = n * n_classes * logits.dtype.itemsize > STREAM_BYTES
         losses = np.empty(n)
         cdef double[::1] losses_view = losses
         _remember_threads(n_threads)
@@ -438,7 +442,7 @@ cdef class Kernels:
             for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
                 status[i] = kernels.cross_entropy(
                     &losses_view[0], gradient_data, &view, &targets.view, n_classes, i * block,
-                    min((i + 1) * block, n), scratch.data + scratch_bytes * threadid())
+                    min((i + 1) * block, n), streams, scratch.data + scratch_bytes * threadid())
         for i in range(n_blocks):
             if status[i] != SF_OK:
                 raise IndexError(
@@ -493,12 +497,12 @@ cdef ptrdiff_t run_loss_gradient(const sf_row_kernels *kernels, sf_gradient *out
 
 cdef void run_map(const sf_array_kernels *kernels, void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride,
                   sf_map map, const void *x, ptrdiff_t row_stride, ptrdiff_t class_stride, ptrdiff_t n_classes,
-                  ptrdiff_t begin, ptrdiff_t end, void *scratch) noexcept nogil:
+                  ptrdiff_t begin, ptrdiff_t end, int streams, void *scratch) noexcept nogil:
     cdef sf_logits view
     view.data = x
     view.row_stride = row_stride
     view.class_stride = class_stride
-    kernels.map(out, out_row_stride, out_class_stride, map, &view, n_classes, begin, end, scratch)
+    kernels.map(out, out_row_stride, out_class_stride, map, &view, n_classes, begin, end, streams, scratch)
 
 
 # GNU's OpenMP does not survive a fork: a child of a process that has opened a team hangs when it opens one itself.

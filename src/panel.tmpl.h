@@ -10,17 +10,23 @@
  * Infinities and NaN as in tile.tmpl.h.
  */
 
-/* A row in whole panels, `spacing` elements apart. */
+/* A row in whole panels, `spacing` elements apart but for the last, which may lie elsewhere, padded. */
 typedef struct {
-    REAL *first;
+    REAL *first, *last;
     ptrdiff_t n_panels, spacing;
 } N(row);
+
+SF_INLINE REAL *N(panel)(N(row) row, ptrdiff_t p) { return p + 1 < row.n_panels ? row.first + p * row.spacing : row.last; }
+
+SF_INLINE N(row) N(make_row)(REAL *first, ptrdiff_t n_panels, ptrdiff_t spacing) {
+    return (N(row)){first, first + (n_panels - 1) * spacing, n_panels, spacing};
+}
 
 /* exp(z - m) or, where `shifted`, z - m to out; returns sum exp(z - m) - 1 as exp_column does.  z and out may be one. */
 SF_INLINE REAL N(exp_row)(N(row) out, N(row) z, const int stores, const int shifted, REAL *maximum) {
     N(vec) m0 = N(load)(z.first), m1 = m0;
     for (ptrdiff_t p = 0; p < z.n_panels; p++) {
-        const REAL *panel = z.first + p * z.spacing;
+        const REAL *panel = N(panel)(z, p);
         for (int i = 0; i < SF_PANEL; i += 2 * N(lanes)) {
             m0 = N(max)(m0, N(load)(panel + i));
             m1 = N(max)(m1, N(load)(panel + i + N(lanes)));
@@ -29,8 +35,8 @@ SF_INLINE REAL N(exp_row)(N(row) out, N(row) z, const int stores, const int shif
     const REAL m = N(max_of)(N(max)(m0, m1));
     N(vec) rest0 = {0}, rest1 = {0}, ties0 = {0}, ties1 = {0}, one = N(broadcast)(1), top = N(broadcast)(m);
     for (ptrdiff_t p = 0; p < z.n_panels; p++) {
-        const REAL *panel = z.first + p * z.spacing;
-        REAL *to = out.first + p * out.spacing;
+        const REAL *panel = N(panel)(z, p);
+        REAL *to = N(panel)(out, p);
         for (int i = 0; i < SF_PANEL; i += 2 * N(lanes)) {
             N(vec) z0 = N(load)(panel + i), z1 = N(load)(panel + i + N(lanes));
             N(ivec) is0 = N(equal)(z0, top), is1 = N(equal)(z1, top);
@@ -57,55 +63,81 @@ SF_INLINE REAL N(row_rest)(REAL rest, REAL m) { return rest > 0 ? rest + (m - m)
 SF_INLINE void N(scale_row)(N(row) out, REAL factor, REAL offset) {
     for (ptrdiff_t p = 0; p < out.n_panels; p++)
         for (int i = 0; i < SF_PANEL; i += N(lanes)) {
-            REAL *at = out.first + p * out.spacing + i;
+            REAL *at = N(panel)(out, p) + i;
             N(store)(at, N(load)(at) * factor + offset);
         }
 }
 
-/* The map of one row; returns logsumexp, and writes to out with the other maps. */
-SF_INLINE REAL N(map_row)(N(row) out, N(row) z, sf_map map) {
+/* The map of one row but for the last step: the map is out * factor + offset.  Returns logsumexp where asked for. */
+SF_INLINE REAL N(map_row)(N(row) out, N(row) z, sf_map map, REAL *factor, REAL *offset) {
     REAL m, rest;
+    *factor = 1;
+    *offset = 0;
     if (map == SF_SOFTMAX) {
         rest = N(exp_row)(out, z, 1, 0, &m);
-        N(scale_row)(out, 1 / (1 + N(row_rest)(rest, m)), 0);
+        *factor = 1 / (1 + N(row_rest)(rest, m));
         return 0;
     }
     if (map == SF_LOG_SOFTMAX) {
         rest = N(exp_row)(out, z, 1, 1, &m);
-        N(scale_row)(out, 1, -N(first)(N(log1p)(N(broadcast)(N(row_rest)(rest, m)))));
+        *offset = -N(first)(N(log1p)(N(broadcast)(N(row_rest)(rest, m))));
         return 0;
     }
     rest = N(exp_row)(out, z, 0, 0, &m);
     return m + N(first)(N(log1p)(N(broadcast)(rest)));
 }
 
-/* Logits to residual weight * (p - q) in place; returns the weighted loss.  The label's class, or the targets q in a
- * row of panels, zero in the padding, where label is negative. */
-SF_INLINE REAL N(residual_row)(N(row) z, N(row) q, int64_t label, REAL weight) {
+/* out (n) = z factor + offset, z padded to whole panels.  `streams`: out will not be read again soon. */
+static void N(write_row)(REAL *out, const REAL *z, ptrdiff_t n, REAL factor, REAL offset, int streams) {
+    ptrdiff_t k = 0;
+    if (streams)
+        for (; k < n && ((uintptr_t)(out + k) & (sizeof(N(vec)) - 1)); k++)
+            out[k] = z[k] * factor + offset;
+    for (; k + N(lanes) <= n; k += N(lanes)) {
+        N(vec) v = N(load)(z + k) * factor + offset;
+        if (streams)
+            N(store_stream)(out + k, v);
+        else
+            N(store)(out + k, v);
+    }
+    for (; k < n; k++)
+        out[k] = z[k] * factor + offset;
+}
+
+/* A contiguous row of n logits as panels: in place but for the last, which is copied to `last` and padded. */
+SF_INLINE N(row) N(padded_row)(const REAL *z, ptrdiff_t n, REAL *last) {
+    const ptrdiff_t n_panels = sf_panels(n), whole = (n_panels - 1) * SF_PANEL;
+    for (ptrdiff_t k = 0; k < SF_PANEL; k++)
+        last[k] = whole + k < n ? z[whole + k] : -(REAL)INFINITY;
+    return (N(row)){(REAL *)z, last, n_panels, SF_PANEL};
+}
+
+/* Logits z to residual weight * (p - q) in out, which may be z; returns the weighted loss.  The label's class, or the
+ * targets q in a row of panels, zero in the padding, where label is negative. */
+SF_INLINE REAL N(residual_row)(N(row) out, N(row) z, N(row) q, int64_t label, REAL weight) {
     REAL m, loss = 0;
     if (label >= 0) {
-        REAL *at = z.first + label / SF_PANEL * z.spacing + label % SF_PANEL, z_label = *at;
-        REAL rest = N(exp_row)(z, z, 1, 0, &m);
+        const REAL z_label = N(panel)(z, label / SF_PANEL)[label % SF_PANEL];
+        REAL rest = N(exp_row)(out, z, 1, 0, &m);
         rest = N(row_rest)(rest, m);
         loss = N(first)(N(log1p)(N(broadcast)(rest))) - (z_label == m ? 0 : z_label - m);
-        N(scale_row)(z, weight / (1 + rest), 0);
-        *at -= weight;
+        N(scale_row)(out, weight / (1 + rest), 0);
+        N(panel)(out, label / SF_PANEL)[label % SF_PANEL] -= weight;
     } else {
-        REAL rest = N(exp_row)(z, z, 1, 1, &m);
+        REAL rest = N(exp_row)(out, z, 1, 1, &m);
         N(vec) log_sum = N(log1p)(N(broadcast)(N(row_rest)(rest, m))), losses = {0}, sums = {0};
-        for (ptrdiff_t p = 0; p < z.n_panels; p++)
+        for (ptrdiff_t p = 0; p < out.n_panels; p++)
             for (int i = 0; i < SF_PANEL; i += N(lanes)) {
-                N(vec) target = N(load)(q.first + p * q.spacing + i);
-                N(vec) log_p = N(load)(z.first + p * z.spacing + i) - log_sum;
+                N(vec) target = N(load)(N(panel)(q, p) + i), log_p = N(load)(N(panel)(out, p) + i) - log_sum;
                 losses -= N(keep)(target * log_p, ~N(equal)(target, N(broadcast)(0)));
                 sums += target;
             }
         REAL total = N(sum)(sums);
         loss = N(sum)(losses);
-        for (ptrdiff_t p = 0; p < z.n_panels; p++)
+        for (ptrdiff_t p = 0; p < out.n_panels; p++)
             for (int i = 0; i < SF_PANEL; i += N(lanes)) {
-                REAL *at = z.first + p * z.spacing + i;
-                N(vec) target = N(load)(q.first + p * q.spacing + i), log_p = N(load)(at) - log_sum;
+                REAL *at = N(panel)(out, p) + i;
+                N(vec) target = N(load)(N(panel)(q, p) + i), log_p = N(load)(at) - log_sum;
                 N(store)(at, weight * (total * N(exp)(log_p) - target));
             }
     }

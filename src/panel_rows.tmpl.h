@@ -120,7 +120,25 @@ static void V(panel_logits)(REAL *tile, const sf_rows *x, const sf_model *model,
 
 /* Row r of a panel tile of n_rows rows. */
 SF_INLINE N(row) V(tile_row)(REAL *tile, ptrdiff_t r, ptrdiff_t n_rows, ptrdiff_t n_classes) {
-    return (N(row)){tile + r * SF_PANEL, sf_panels(n_classes), n_rows * SF_PANEL};
+    return N(make_row)(tile + r * SF_PANEL, sf_panels(n_classes), n_rows * SF_PANEL);
+}
+
+/* Logits z of row i to residuals in out.  target: scratch of one row.  Returns SF_OK, or i for a bad label. */
+SF_INLINE ptrdiff_t V(residual_of_row)(N(row) out, N(row) z, const sf_targets *targets, ptrdiff_t n_classes,
+                                       ptrdiff_t i, REAL *target, REAL *loss) {
+    const REAL weight = targets->weight ? (REAL)targets->weight[i] : 1;
+    const int64_t label = targets->labels ? targets->labels[i] : -1;
+    N(row) q = N(make_row)(target, z.n_panels, SF_PANEL);
+    if (targets->labels) {
+        if (label < 0 || label >= n_classes)
+            return i;
+    } else {
+        const STORE *proba = (const STORE *)targets->proba + i * targets->row_stride;
+        for (ptrdiff_t k = 0; k < z.n_panels * SF_PANEL; k++)
+            target[k] = k < n_classes ? (REAL)proba[k * targets->class_stride] : 0;
+    }
+    *loss = N(residual_row)(out, z, q, label, weight);
+    return SF_OK;
 }
 
 static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets,
@@ -130,23 +148,14 @@ static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, cons
     sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
     V(panel_logits)(tile, x, model, begin, end, &next);
     for (ptrdiff_t r = 0; r < n_rows; r++) {
-        const ptrdiff_t i = begin + r;
-        const REAL weight = targets->weight ? (REAL)targets->weight[i] : 1;
-        const int64_t label = targets->labels ? targets->labels[i] : -1;
-        /* One row of targets at a time: panels next to each other. */
-        N(row) q = {target, n_panels, SF_PANEL}, z = V(tile_row)(tile, r, n_rows, n_classes);
-        if (targets->labels) {
-            if (label < 0 || label >= n_classes)
-                return i;
-        } else {
-            const STORE *proba = (const STORE *)targets->proba + i * targets->row_stride;
-            for (ptrdiff_t k = 0; k < n_panels * SF_PANEL; k++)
-                target[k] = k < n_classes ? (REAL)proba[k * targets->class_stride] : 0;
-        }
-        out->loss += N(residual_row)(z, q, label, weight);
+        N(row) z = V(tile_row)(tile, r, n_rows, n_classes);
+        REAL loss;
+        if (V(residual_of_row)(z, z, targets, n_classes, begin + r, target, &loss) != SF_OK)
+            return begin + r;
+        out->loss += loss;
         for (ptrdiff_t p = 0; p < n_panels; p++)
             for (int k = 0; k < SF_PANEL; k += N(lanes))
-                N(add_to)(out->intercept + p * SF_PANEL + k, N(load)(z.first + p * z.spacing + k));
+                N(add_to)(out->intercept + p * SF_PANEL + k, N(load)(N(panel)(z, p) + k));
     }
     const V(panel_product) backward = {
         (const STORE *)x->data + begin * x->row_stride, x->feature_stride, x->row_stride, x->n_features, n_rows,
@@ -163,10 +172,47 @@ static void V(panel_predict)(void *out, ptrdiff_t out_stride, sf_map map, const 
     V(panel_logits)(tile, x, model, begin, end, &next);
     for (ptrdiff_t r = 0; r < n_rows; r++) {
         N(row) z = V(tile_row)(tile, r, n_rows, model->n_classes);
-        REAL *to = (REAL *)out + (begin + r) * out_stride;
+        REAL *to = (REAL *)out + (begin + r) * out_stride, factor = 1, offset = 0;
         if (map != SF_IDENTITY)
-            N(map_row)(z, z, map);
+            N(map_row)(z, z, map, &factor, &offset);
         for (ptrdiff_t k = first; k < model->n_classes; k++)
-            to[k - first] = z.first[k / SF_PANEL * z.spacing + k % SF_PANEL];
+            to[k - first] = N(panel)(z, k / SF_PANEL)[k % SF_PANEL] * factor + offset;
     }
 }
+
+#if STORE_IS_REAL
+/* The array functions on rows whose classes are contiguous. */
+static void V(panel_map)(REAL *out, ptrdiff_t out_row_stride, sf_map map, const sf_logits *x, ptrdiff_t n_classes,
+                         ptrdiff_t begin, ptrdiff_t end, int streams, REAL *scratch) {
+    REAL *last = scratch, *result = scratch + SF_PANEL;
+    for (ptrdiff_t r = begin; r < end; r++) {
+        N(row) z = N(padded_row)((const REAL *)x->data + r * x->row_stride, n_classes, last);
+        REAL factor, offset, value;
+        value = N(map_row)(N(make_row)(result, z.n_panels, SF_PANEL), z, map, &factor, &offset);
+        if (map == SF_LOGSUMEXP)
+            out[r * out_row_stride] = value;
+        else
+            N(write_row)(out + r * out_row_stride, result, n_classes, factor, offset, streams);
+    }
+    SF_STREAM_FENCE();
+}
+
+static ptrdiff_t V(panel_cross_entropy)(double *losses, REAL *gradient, const sf_logits *x, const sf_targets *targets,
+                                        ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, int streams,
+                                        REAL *scratch) {
+    const ptrdiff_t padded = sf_panels(n_classes) * SF_PANEL;
+    REAL *last = scratch, *result = scratch + SF_PANEL, *target = result + padded;
+    for (ptrdiff_t r = begin; r < end; r++) {
+        N(row) z = N(padded_row)((const REAL *)x->data + r * x->row_stride, n_classes, last);
+        REAL loss;
+        if (V(residual_of_row)(N(make_row)(result, z.n_panels, SF_PANEL), z, targets, n_classes, r, target, &loss)
+            != SF_OK)
+            return r;
+        losses[r] = loss;
+        if (gradient)
+            N(write_row)(gradient + r * n_classes, result, n_classes, 1, 0, streams);
+    }
+    SF_STREAM_FENCE();
+    return SF_OK;
+}
+#endif

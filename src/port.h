@@ -22,6 +22,12 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
+/* Orders streaming stores before whatever follows. */
+#if defined(__AVX2__)
+#define SF_STREAM_FENCE() _mm_sfence()
+#else
+#define SF_STREAM_FENCE() ((void)0)
+#endif
 /* Registers decide how many accumulators a micro-kernel may hold: 32 vector registers, or 16. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define SF_MANY_REGISTERS 1
@@ -45,7 +51,11 @@
 #define SF_IN_REGISTER(v) ((void)0)
 #define SF_PREFETCH(address) ((void)(address))
 #define SF_PREFETCH_L2(address) ((void)(address))
+#define SF_STREAM_FENCE() ((void)0)
 #define SF_MANY_REGISTERS 0
 #endif
+
+/* Strides that the 32-bit offsets of gathers reach from 16 lanes. */
+#define SF_STRIDE_LIMIT (1 << 26)
 
 #endif

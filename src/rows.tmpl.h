@@ -233,15 +233,23 @@ static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const
 static void V(gather_tile)(REAL *tile, ptrdiff_t stride, const void *data, ptrdiff_t row_stride, ptrdiff_t class_stride,
                            ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end) {
     const STORE *x = (const STORE *)data + begin * row_stride;
-    if (class_stride == 1) {
-        for (ptrdiff_t r = 0; r < end - begin; r++)
-            for (ptrdiff_t k = 0; k < n_classes; k++)
-                tile[k * stride + r] = x[r * row_stride + k];
-    } else {
+    ptrdiff_t whole = 0;
+#if STORE_IS_REAL
+    if (row_stride == 1) {
         for (ptrdiff_t k = 0; k < n_classes; k++)
-            for (ptrdiff_t r = 0; r < end - begin; r++)
-                tile[k * stride + r] = x[r * row_stride + k * class_stride];
+            memcpy(tile + k * stride, x + k * class_stride, (size_t)(end - begin) * sizeof(REAL));
+        return;
     }
+    if (row_stride < SF_STRIDE_LIMIT && row_stride > -SF_STRIDE_LIMIT) {
+        for (; whole + N(lanes) <= end - begin; whole += N(lanes))
+            for (ptrdiff_t k = 0; k < n_classes; k++)
+                N(store)(tile + k * stride + whole,
+                         N(load_strided)(x + whole * row_stride + k * class_stride, row_stride));
+    }
+#endif
+    for (ptrdiff_t r = whole; r < end - begin; r++)
+        for (ptrdiff_t k = 0; k < n_classes; k++)
+            tile[k * stride + r] = x[r * row_stride + k * class_stride];
 }
 
 /* The tile's logits of the rows [begin, end) to residuals; *loss receives their weighted losses.  Scratch behind the
@@ -307,7 +315,11 @@ static void V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_row
 
 #if STORE_IS_REAL
 static void V(map)(void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, sf_map map, const sf_logits *x,
-                   ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+                   ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, int streams, void *scratch) {
+    if (sf_many_classes(n_classes) && x->class_stride == 1 && out_class_stride == 1) {
+        V(panel_map)(out, out_row_stride, map, x, n_classes, begin, end, streams, scratch);
+        return;
+    }
     const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
     REAL *tile = scratch;
     V(gather_tile)(tile, stride, x->data, x->row_stride, x->class_stride, n_classes, begin, end);
@@ -317,7 +329,10 @@ static void V(map)(void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stri
 }
 
 static ptrdiff_t V(cross_entropy)(double *losses, void *gradient, const sf_logits *x, const sf_targets *targets,
-                                  ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+                                  ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, int streams,
+                                  void *scratch) {
+    if (sf_many_classes(n_classes) && x->class_stride == 1)
+        return V(panel_cross_entropy)(losses, gradient, x, targets, n_classes, begin, end, streams, scratch);
     const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
     REAL *tile = scratch;
     const REAL *loss;

@@ -70,12 +70,13 @@ typedef struct {
 
 /* Functions of one type of logits. */
 typedef struct {
-    /* out as logits are, same shape; with SF_LOGSUMEXP one value a row. */
+    /* out as logits are, same shape; with SF_LOGSUMEXP one value a row.  streams: out is larger than the caches, and
+     * may be written past them. */
     void (*map)(void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, sf_map map, const sf_logits *x,
-                ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+                ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, int streams, void *scratch);
     /* losses (n,) weighted; gradient (n, K) C order, or NULL.  Returns SF_OK or the offending row. */
     ptrdiff_t (*cross_entropy)(double *losses, void *gradient, const sf_logits *x, const sf_targets *targets,
-                               ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+                               ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, int streams, void *scratch);
     void (*exp)(void *out, const void *x, ptrdiff_t n);
     void (*log)(void *out, const void *x, ptrdiff_t n);
 } sf_array_kernels;

@@ -57,15 +57,21 @@ static void N(map_tile)(REAL *s, ptrdiff_t n_classes, ptrdiff_t stride, sf_map m
 /* out[r * row_stride + k * class_stride] = the tile's first n_classes classes of n_rows rows. */
 static void N(scatter_tile)(REAL *out, ptrdiff_t row_stride, ptrdiff_t class_stride, const REAL *s, ptrdiff_t stride,
                             ptrdiff_t n_classes, ptrdiff_t n_rows) {
-    if (class_stride == 1) {
-        for (ptrdiff_t r = 0; r < n_rows; r++)
-            for (ptrdiff_t k = 0; k < n_classes; k++)
-                out[r * row_stride + k] = s[k * stride + r];
-    } else {
+    ptrdiff_t whole = 0;
+    if (row_stride == 1) {
         for (ptrdiff_t k = 0; k < n_classes; k++)
-            for (ptrdiff_t r = 0; r < n_rows; r++)
-                out[r * row_stride + k * class_stride] = s[k * stride + r];
+            memcpy(out + k * class_stride, s + k * stride, (size_t)n_rows * sizeof(REAL));
+        return;
     }
+    if (row_stride < SF_STRIDE_LIMIT && row_stride > -SF_STRIDE_LIMIT) {
+        for (; whole + N(lanes) <= n_rows; whole += N(lanes))
+            for (ptrdiff_t k = 0; k < n_classes; k++)
+                N(store_strided)(out + whole * row_stride + k * class_stride, row_stride,
+                                 N(load)(s + k * stride + whole));
+    }
+    for (ptrdiff_t r = whole; r < n_rows; r++)
+        for (ptrdiff_t k = 0; k < n_classes; k++)
+            out[r * row_stride + k * class_stride] = s[k * stride + r];
 }
 
 /* Logits to residual weight * (probability - target), in place, for n_rows <= stride rows; the padding becomes zero.

@@ -43,6 +43,58 @@ SF_INLINE N(vec) N(load_part)(const REAL *p, int n) {
 #endif
 }
 
+/* p[0], p[stride], ...: how a tile of contiguous rows is transposed.  |stride| < SF_STRIDE_LIMIT. */
+SF_INLINE N(vec) N(load_strided)(const REAL *p, ptrdiff_t stride) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return (N(vec))_mm512_i32gather_ps(_mm512_mullo_epi32(lane, _mm512_set1_epi32((int)stride)), p, 4);
+#elif defined(__AVX512F__)
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (N(vec))_mm512_i32gather_pd(_mm256_mullo_epi32(lane, _mm256_set1_epi32((int)stride)), p, 8);
+#elif defined(__AVX2__) && REAL_BITS == 32
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (N(vec))_mm256_i32gather_ps(p, _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)stride)), 4);
+#elif defined(__AVX2__)
+    const __m128i lane = _mm_setr_epi32(0, 1, 2, 3);
+    return (N(vec))_mm256_i32gather_pd(p, _mm_mullo_epi32(lane, _mm_set1_epi32((int)stride)), 8);
+#else
+    REAL lane[N(lanes)];
+    for (int i = 0; i < N(lanes); i++)
+        lane[i] = p[i * stride];
+    return N(load)(lane);
+#endif
+}
+
+SF_INLINE void N(store_strided)(REAL *p, ptrdiff_t stride, N(vec) v) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_i32scatter_ps(p, _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)stride)), (__m512)v, 4);
+#elif defined(__AVX512F__)
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm512_i32scatter_pd(p, _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)stride)), (__m512d)v, 8);
+#else
+    REAL lane[N(lanes)];
+    N(store)(lane, v);
+    for (int i = 0; i < N(lanes); i++)
+        p[i * stride] = lane[i];
+#endif
+}
+
+/* Past the caches, without reading the line first; p is aligned to the vector. */
+SF_INLINE void N(store_stream)(REAL *p, N(vec) v) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX512F__)
+    _mm512_stream_pd(p, (__m512d)v);
+#elif defined(__AVX2__) && REAL_BITS == 32
+    _mm256_stream_ps(p, (__m256)v);
+#elif defined(__AVX2__)
+    _mm256_stream_pd(p, (__m256d)v);
+#else
+    N(store)(p, v);
+#endif
+}
+
 /* Comparisons as masks of all ones, on vectors and on plain scalars. */
 #if defined(__GNUC__)
 SF_INLINE N(ivec) N(equal)(N(vec) a, N(vec) b) { return (N(ivec))(a == b); }
