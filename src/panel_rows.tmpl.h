@@ -149,7 +149,7 @@ static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, cons
     V(panel_logits)(tile, x, model, begin, end, &next);
     for (ptrdiff_t r = 0; r < n_rows; r++) {
         N(row) z = V(tile_row)(tile, r, n_rows, n_classes);
-        REAL loss;
+        REAL loss = 0;
         if (V(residual_of_row)(z, z, targets, n_classes, begin + r, target, &loss) != SF_OK)
             return begin + r;
         out->loss += loss;
@@ -204,7 +204,7 @@ static ptrdiff_t V(panel_cross_entropy)(double *losses, REAL *gradient, const sf
     REAL *last = scratch, *result = scratch + SF_PANEL, *target = result + padded;
     for (ptrdiff_t r = begin; r < end; r++) {
         N(row) z = N(padded_row)((const REAL *)x->data + r * x->row_stride, n_classes, last);
-        REAL loss;
+        REAL loss = 0;
         if (V(residual_of_row)(N(make_row)(result, z.n_panels, SF_PANEL), z, targets, n_classes, r, target, &loss)
             != SF_OK)
             return r;

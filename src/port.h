@@ -1,11 +1,12 @@
 /* port.h: differences between compilers and instruction sets, as far as they are not operations on vectors.
  *
- * Without GNU vector extensions everything below is plain C, and a vector is one number.
+ * Without GNU vector extensions, or with SF_PLAIN_C, everything below is plain C, and a vector is one number.
  */
 #ifndef SF_PORT_H
 #define SF_PORT_H
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(SF_PLAIN_C)
+#define SF_VECTORS 1
 #define SF_INLINE static inline __attribute__((always_inline, unused))
 #define SF_UNROLL _Pragma("GCC unroll 16")
 #define SF_PREFETCH(address) __builtin_prefetch(address)
@@ -46,6 +47,7 @@
 #define SF_IN_REGISTER(v) ((void)0)
 #endif
 #else
+#define SF_VECTORS 0
 #define SF_INLINE static inline
 #define SF_UNROLL
 #define SF_IN_REGISTER(v) ((void)0)

@@ -14,7 +14,7 @@ SF_INLINE N(vec) V(load)(const STORE *p) { return N(load)(p); }
 SF_INLINE N(vec) V(load_part)(const STORE *p, int n) { return N(load_part)(p, n); }
 #else
 SF_INLINE N(vec) V(load)(const STORE *p) {
-#if defined(__GNUC__)
+#if SF_VECTORS
     typedef STORE part __attribute__((vector_size(SF_VECTOR_BYTES / 2)));
     part v;
     memcpy(&v, p, sizeof v);

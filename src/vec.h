@@ -4,7 +4,7 @@
  * a * b + c contracts to one FMA; elsewhere a vector is one plain REAL, and the same source is scalar code.
  * Expects REAL, INT and UINT (as wide as REAL), REAL_BITS (32 or 64) and N(name), which adds the type's suffix.
  */
-#if defined(__GNUC__)
+#if SF_VECTORS
 typedef REAL N(vec) __attribute__((vector_size(SF_VECTOR_BYTES)));
 typedef INT N(ivec) __attribute__((vector_size(SF_VECTOR_BYTES)));
 typedef UINT N(uvec) __attribute__((vector_size(SF_VECTOR_BYTES)));
@@ -96,7 +96,7 @@ SF_INLINE void N(store_stream)(REAL *p, N(vec) v) {
 }
 
 /* Comparisons as masks of all ones, on vectors and on plain scalars. */
-#if defined(__GNUC__)
+#if SF_VECTORS
 SF_INLINE N(ivec) N(equal)(N(vec) a, N(vec) b) { return (N(ivec))(a == b); }
 SF_INLINE N(ivec) N(less)(N(vec) a, N(vec) b) { return (N(ivec))(a < b); }
 #else
