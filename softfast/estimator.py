@@ -20,7 +20,7 @@ from softfast.progress import Progress
 from softfast.solvers.lbfgs import lbfgs
 from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
-from softfast.validation import as_rows, as_weight
+from softfast.validation import as_rows, as_weight, require_finite
 
 Vector = NDArray[np.float64]
 
@@ -282,11 +282,33 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         return np.asarray(self.classes_[chosen])
 
     def _predict(self, X: Any, code: int) -> NDArray[Any]:
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        if not self._is_plain(X):
+            check_is_fitted(self)
+            X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         n_classes = len(self.classes_)
         n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
-        return _core.default.predict(as_rows("X", X), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
+        result, finite = _core.default.predict(
+            as_rows("X", X), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
+        )
+        if not finite:
+            require_finite("X", X)
+        return result
+
+    def _is_plain(self, X: Any) -> bool:
+        """Whether X is what scikit-learn's validation would return as it is, but for the search for NaN.
+
+        That validation takes 200 microseconds for a single row, the prediction 6; NaN is found by the kernel.
+        """
+        return (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.dtype.char in "fd"
+            and X.dtype.isnative
+            and X.shape[0] > 0
+            and X.shape[1] == self.__dict__.get("n_features_in_")
+            and "coef_" in self.__dict__
+            and "feature_names_in_" not in self.__dict__
+        )
 
 
 class _Monitor:

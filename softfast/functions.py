@@ -1,5 +1,6 @@
 """Softmax and its relatives on NumPy arrays, and the fused loss and gradient of softmax regression."""
 
+import math
 import operator
 from typing import Any, Literal
 
@@ -151,8 +152,7 @@ def cross_entropy(
     >>> softfast.cross_entropy([[0.0, 0.0]], [1])
     0.6931471805599453
     """
-    losses, _, weight = _cross_entropy(logits, y, sample_weight, reduction, n_threads, want_gradient=False)
-    return _reduce(losses, weight, reduction)
+    return _cross_entropy(logits, y, sample_weight, reduction, n_threads, want_gradient=False)[0]
 
 
 def cross_entropy_gradient(
@@ -183,11 +183,9 @@ def cross_entropy_gradient(
     >>> softfast.cross_entropy_gradient([[0.0, 0.0]], [1])
     (0.6931471805599453, array([[ 0.5, -0.5]]))
     """
-    losses, gradient, weight = _cross_entropy(logits, y, sample_weight, reduction, n_threads, want_gradient=True)
+    losses, gradient = _cross_entropy(logits, y, sample_weight, reduction, n_threads, want_gradient=True)
     assert gradient is not None
-    if reduction == "mean":
-        gradient /= np.asarray(len(losses) if weight is None else weight.sum(), dtype=gradient.dtype)
-    return _reduce(losses, weight, reduction), gradient
+    return losses, gradient
 
 
 def loss_gradient(
@@ -275,7 +273,7 @@ def _axis(axis: int, ndim: int) -> int:
 
 def _run(code: int, x: Real, out: Real, axis: int, n_threads: int | None) -> None:
     """The kernel on x and out as (outer, K, inner); out's axes must collapse without a copy."""
-    before, after = int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis + 1 :]))
+    before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     _core.default.map(
         x.reshape(before, x.shape[axis], after),
         out.reshape(before, out.shape[axis], after),
@@ -294,23 +292,29 @@ def _map(code: int, x: ArrayLike, axis: int, out: NDArray[Any] | None, n_threads
     ):
         seen = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"out must be a writeable array of {dtype}, shape {array.shape}, got {seen}")
-    same = out is not None and out.ctypes.data == array.ctypes.data and out.strides == array.strides
-    # The kernel writes a block of rows after having read it: in place is fine, any other overlap is not.
-    direct = (
-        out is not None
-        and dtype == array.dtype
-        and out.flags.aligned
-        and (out.flags.c_contiguous or array.ndim <= 2)
-        and (same or not np.may_share_memory(out, array))
-    )
-    result: NDArray[Any] = out if direct and out is not None else np.empty(array.shape, array.dtype)
+    result: NDArray[Any] = np.empty(array.shape, array.dtype) if out is None or not _is_direct(array, out) else out
     if array.size:
         _run(code, array, result, axis, n_threads)
     if out is None:
         return result.astype(dtype, copy=False)
-    if not direct:
+    if result is not out:
         out[...] = result
     return out
+
+
+def _is_direct(x: Real, out: NDArray[Any]) -> bool:
+    """Whether the kernel may write straight to `out`.
+
+    Its axes must collapse without a copy. A block of rows is written after it has been read, so `out` may be `x`
+    itself, but may not overlap it in any other way.
+    """
+    same = out.ctypes.data == x.ctypes.data and out.strides == x.strides
+    return (
+        out.dtype == x.dtype
+        and out.flags.aligned
+        and (out.flags.c_contiguous or x.ndim <= 2)
+        and (same or not np.may_share_memory(out, x))
+    )
 
 
 def _cross_entropy(
@@ -321,7 +325,8 @@ def _cross_entropy(
     n_threads: int | None,
     *,
     want_gradient: bool,
-) -> tuple[NDArray[np.float64], Real | None, NDArray[np.float64] | None]:
+) -> tuple[Any, Real | None]:
+    """The reduced loss, and its gradient where wanted."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     z = as_real("logits", logits)
@@ -331,6 +336,10 @@ def _cross_entropy(
     if any(s % z.itemsize for s in z.strides):
         z = z.copy("C")
     weight = as_weight(sample_weight, n_rows)
+    if reduction == "mean":
+        # In the weights the division costs no pass over the gradient.
+        total = float(n_rows if weight is None else weight.sum())
+        weight = np.full(n_rows, 1 / total if n_rows else 0.0) if weight is None else weight / total
     targets = _core.Targets(as_targets(y, n_rows, n_classes, z.dtype), weight)
     gradient: Real | None = np.empty(z.shape, z.dtype) if want_gradient else None
     try:
@@ -339,14 +348,6 @@ def _cross_entropy(
         )
     except IndexError as error:
         raise ValueError(f"y: {error}") from None
-    return losses, gradient, weight
-
-
-def _reduce(losses: NDArray[np.float64], weight: NDArray[np.float64] | None, reduction: Reduction) -> Any:
     if reduction == "none":
-        return losses
-    total = float(losses.sum())
-    if reduction == "sum":
-        return total
-    count = len(losses) if weight is None else float(weight.sum())
-    return total / count if count else float("nan")
+        return losses, gradient
+    return (float(losses.sum()) if n_rows or reduction == "sum" else float("nan")), gradient

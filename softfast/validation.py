@@ -13,6 +13,8 @@ Real = NDArray[np.float32] | NDArray[np.float64]
 def as_real(name: str, value: ArrayLike) -> Real:
     """float32 and float64 as they are, float16 as float32, integers and booleans as float64; aligned, native."""
     array = np.asarray(value)
+    if array.dtype.char in "fd" and array.dtype.isnative and array.flags.aligned:
+        return array
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind == "f" and size <= 4:
         wanted: type = np.float32
@@ -28,10 +30,11 @@ def as_rows(name: str, value: ArrayLike) -> _core.Rows:
     array = as_real(name, value)
     if array.ndim != 2:
         raise ValueError(f"{name} must have shape (n, p), got {array.shape}")
-    itemsize = array.itemsize
-    contiguous = any(s == itemsize or n <= 1 for s, n in zip(array.strides, array.shape, strict=True))
-    if not contiguous or any(s % itemsize for s in array.strides):
-        array = array.copy("C")
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        itemsize = array.itemsize
+        contiguous = any(s == itemsize or n <= 1 for s, n in zip(array.strides, array.shape, strict=True))
+        if not contiguous or any(s % itemsize for s in array.strides):
+            array = array.copy("C")
     return _core.Rows(array)
 
 
@@ -49,7 +52,7 @@ def as_weight(value: ArrayLike | None, n_rows: int) -> NDArray[np.float64] | Non
         return None
     weight = as_vector("sample_weight", value, n_rows, "row of the data")
     if not np.isfinite(weight).all():
-        raise ValueError("sample_weight must be finite, got NaN or infinity")
+        raise ValueError("sample_weight must not hold NaN or infinity")
     if (weight < 0).any():
         raise ValueError(f"sample_weight must not be negative, got {weight.min()}")
     if n_rows and not weight.any():
@@ -82,4 +85,4 @@ def require_finite(name: str, array: Real) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{name} must be finite, got {array[index]} at {index}")
+        raise ValueError(f"{name} must not hold NaN or infinity, got {array[index]} at {index}")

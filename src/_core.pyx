@@ -57,8 +57,8 @@ cdef extern from "softfast.h" nogil:
     ctypedef struct sf_row_kernels:
         ptrdiff_t (*loss_gradient)(sf_gradient *, const sf_rows *, const sf_targets *, const sf_model *, ptrdiff_t,
                                    ptrdiff_t, void *) noexcept nogil
-        void (*predict)(void *, ptrdiff_t, sf_map, const sf_rows *, const sf_model *, ptrdiff_t, ptrdiff_t,
-                        void *) noexcept nogil
+        int (*predict)(void *, ptrdiff_t, sf_map, const sf_rows *, const sf_model *, ptrdiff_t, ptrdiff_t,
+                       void *) noexcept nogil
     ctypedef struct sf_array_kernels:
         void (*map)(void *, ptrdiff_t, ptrdiff_t, sf_map, const sf_logits *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                     int, void *) noexcept nogil
@@ -280,7 +280,7 @@ cdef class Kernels:
         cdef ptrdiff_t n_blocks = ceil_div(n, block)
         cdef ptrdiff_t coef_size = sf_coef_size(&model.view), size = coef_size + sf_intercept_size(&model.view)
         cdef ptrdiff_t n_tasks = min(n_blocks, max(8, min(256, n // TASK_ROWS, PARTIAL_BYTES // (8 * size))))
-        cdef size_t scratch_bytes = sf_scratch_bytes(block, n_classes)
+        cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
         cdef double task_work = 4.0 * n_outputs * (p + 8) * ceil_div(n_blocks, max(1, n_tasks)) * block
         cdef ptrdiff_t group = max(<ptrdiff_t>n_threads, <ptrdiff_t>min(256.0, WORK_BETWEEN_SIGNALS / task_work))
         cdef ptrdiff_t first, last, task, k, j, bad = SF_OK
@@ -333,7 +333,10 @@ cdef class Kernels:
         return loss, grad_coef, grad_intercept
 
     def predict(self, Rows X not None, coef, intercept, ptrdiff_t n_classes, int map, *, int n_threads=1):
-        """The map of the logits of every row, in the type of X: (n, K), or with IDENTITY (n, M)."""
+        """The map of the logits of every row, in the type of X: (n, K), or with IDENTITY (n, M).
+
+        Also, whether every logit was finite: none is where a row of X holds NaN or infinity.
+        """
         cdef sf_map sf = <sf_map>map
         if sf not in (SF_IDENTITY, SF_SOFTMAX, SF_LOG_SOFTMAX):
             raise ValueError(f"no such map: {map}")
@@ -344,18 +347,20 @@ cdef class Kernels:
             raise ValueError(f"coef has {coef.shape[1]} columns for {p} features")
         cdef ptrdiff_t columns = model.view.n_outputs if sf == SF_IDENTITY else n_classes
         cdef ptrdiff_t block = sf_block_rows(p, n_classes, X.dtype.itemsize)
-        cdef size_t scratch_bytes = sf_scratch_bytes(block, n_classes)
+        cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
         cdef ptrdiff_t n_blocks = ceil_div(n, block), i
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
         out = np.empty((n, columns), dtype=X.dtype)
         cdef Rows target = Rows(out)
         cdef void *data = <void *>target.view.data
+        cdef int n_not_finite = 0
         _remember_threads(n_threads)
         with nogil:
             for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
-                kernels.predict(data, columns, sf, &X.view, &model.view, i * block, min((i + 1) * block, n),
-                                scratch.data + scratch_bytes * threadid())
-        return out
+                n_not_finite += not kernels.predict(
+                    data,  columns, sf, &X.view, &model.view, i * block, min((i + 1) * block, n),
+                    scratch.data + scratch_bytes * threadid())
+        return out, n_not_finite == 0
 
     def map(self, x, out, int map, *, int n_threads=1):
         """out = the map along axis 1 of x (outer, K, inner), K >= 1; out (outer, 1, inner) with LOGSUMEXP."""
@@ -388,7 +393,7 @@ cdef class Kernels:
         cdef ptrdiff_t itemsize = x.dtype.itemsize
         cdef ptrdiff_t block = sf_block_rows(0, n_classes, itemsize)
         cdef ptrdiff_t per_outer = ceil_div(inner, block), i
-        cdef size_t scratch_bytes = sf_scratch_bytes(block, n_classes)
+        cdef size_t scratch_bytes = sf_scratch_bytes(min(block, inner), n_classes)
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
         cdef const sf_array_kernels *kernels = &self.table.arrays[real]
         cdef int streams = outer * n_classes * inner * itemsize > STREAM_BYTES and source != sink
@@ -429,7 +434,7 @@ cdef class Kernels:
         view.class_stride = logits.strides[1] // logits.dtype.itemsize
         cdef ptrdiff_t block = sf_block_rows(0, n_classes, logits.dtype.itemsize)
         cdef ptrdiff_t n_blocks = ceil_div(n, block), i
-        cdef size_t scratch_bytes = sf_scratch_bytes(block, n_classes)
+        cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
         cdef _Buffer statuses = _Buffer(n_blocks * sizeof(ptrdiff_t))
         cdef ptrdiff_t *status = <ptrdiff_t *>statuses.data

@@ -297,20 +297,27 @@ static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_t
     return SF_OK;
 }
 
-static void V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
+static int V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
                        ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    if (sf_many_classes(model->n_classes)) {
-        V(panel_predict)(out, out_stride, map, x, model, begin, end, scratch);
-        return;
-    }
+    if (sf_many_classes(model->n_classes))
+        return V(panel_predict)(out, out_stride, map, x, model, begin, end, scratch);
     const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
     REAL *tile = scratch;
     sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
     V(logits_tile)(tile, stride, x, model, begin, end, &next);
+    /* z - z is 0 or, where z is not finite, NaN. */
+    N(vec) zero_or_nan = {0};
+    for (ptrdiff_t k = 0; k < model->n_classes; k++) {
+        for (ptrdiff_t r = n_rows; r < stride; r++)
+            tile[k * stride + r] = 0;
+        for (ptrdiff_t r = 0; r < stride; r += N(lanes))
+            zero_or_nan += N(load)(tile + k * stride + r) - N(load)(tile + k * stride + r);
+    }
     N(map_tile)(tile, model->n_classes, stride, map);
     ptrdiff_t first = map == SF_IDENTITY ? model->n_classes - model->n_outputs : 0;
     N(scatter_tile)((REAL *)out + begin * out_stride, out_stride, 1, tile + first * stride, stride,
                     model->n_classes - first, n_rows);
+    return N(sum)(zero_or_nan) == 0;
 }
 
 #if STORE_IS_REAL

@@ -63,8 +63,9 @@ typedef struct {
     /* Adds the rows [begin, end), at most block_rows of them, to out.  Returns SF_OK or the offending row. */
     ptrdiff_t (*loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets, const sf_model *model,
                                ptrdiff_t begin, ptrdiff_t end, void *scratch);
-    /* out (n, M) of the arithmetic type with SF_IDENTITY, else (n, K), row stride out_stride: the map of the logits. */
-    void (*predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
+    /* out (n, M) of the arithmetic type with SF_IDENTITY, else (n, K), row stride out_stride: the map of the logits.
+     * Returns whether every logit was finite: none is where a row of X holds NaN or infinity. */
+    int (*predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
                     ptrdiff_t begin, ptrdiff_t end, void *scratch);
 } sf_row_kernels;
 

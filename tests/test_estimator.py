@@ -257,7 +257,7 @@ BAD_ARGUMENTS = {
     "NaN in y": (IRIS[0], np.where(IRIS[1] == 0, np.nan, 1.0), None, "NaN"),
     "negative weight": (*IRIS, np.where(np.arange(150) == 5, -1.0, 1.0), "sample_weight must not be negative, got -1"),
     "weights all zero": (*IRIS, np.zeros(150), "sample_weight must not be all zero"),
-    "NaN weight": (*IRIS, np.full(150, np.nan), "sample_weight must be finite"),
+    "NaN weight": (*IRIS, np.full(150, np.nan), "sample_weight must not hold NaN"),
     "weights too short": (*IRIS, np.ones(149), r"sample_weight must have shape \(150,\)"),
 }
 
