@@ -6,8 +6,11 @@ from pathlib import Path
 
 from softfast import _core
 
-# Below this many floating-point operations opening a team of threads (5 to 20 microseconds) costs more than it saves.
-_SMALL_WORK = 1e6
+# Below this many floating-point operations (about half a millisecond on one core) a call stays on one thread. Opening a
+# team costs 5 to 20 microseconds; but every call ends by waiting for the slowest thread, and where another process
+# keeps a core busy that is a turn of the scheduler: fits of digits, 5e6 operations a pass, took 16 times as long with
+# two threads as with one on a machine with one of its two cores taken.
+_SMALL_WORK = 2e7
 
 _forked = False
 

@@ -195,10 +195,10 @@ def test_short_fit_warns_and_tells_what_it_reached(random_problem):
         model = SoftmaxRegression(max_iter=2).fit(*random_problem)
     assert not model.converged_
     assert model.duality_gap_ > 1e-6
-    with pytest.warns(ConvergenceWarning, match="rounding"):
-        model = SoftmaxRegression(tol=0.0, max_iter=10_000).fit(*random_problem)
+    with pytest.warns(ConvergenceWarning, match="rounding|max_iter"):
+        model = SoftmaxRegression(tol=0.0).fit(*random_problem)
     assert not model.converged_
-    assert model.duality_gap_ < 1e-12
+    assert 0 < model.duality_gap_ < 1e-12
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 1, 2, 2]])
