@@ -1,9 +1,13 @@
-"""Files that are written whole or not at all, and how much memory reading one may take."""
+"""Files from outside, files that are written whole or not at all, and how much memory reading one may take."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class InputError(ValueError):
+    """A file from outside that can't be used: the message says all, a traceback would add nothing."""
 
 
 def require_writable(path: str | os.PathLike[str]) -> Path:

@@ -9,19 +9,21 @@ written as "inf" (``C``) and null (``duality_gap``). Loading checks everything a
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from sklearn.utils.validation import check_is_fitted
 
 from softfast._core import VERSION
 from softfast.estimator import SoftmaxRegression
-from softfast.files import half_of_memory, replacing
+from softfast.files import InputError, half_of_memory, replacing
 
 _FORMAT, _VERSION = "softfast.SoftmaxRegression", 1
 
@@ -35,10 +37,12 @@ _CLASS_DTYPES: dict[str, type] = {
     "object": str,
 }
 
+_MAX_LABEL_CHARACTERS = 2**26
+
 Check = tuple[str, Callable[[Any], bool]]
 
 
-class ModelFileError(ValueError):
+class ModelFileError(InputError):
     """A file that is not a model this version of softfast can load, or a model that such a file can't hold."""
 
 
@@ -47,7 +51,7 @@ def _is_int(value: Any, low: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_text(value: Any) -> bool:
@@ -122,11 +126,11 @@ def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str 
     >>> from pathlib import Path
     >>> from softfast import SoftmaxRegression
     >>> from softfast.model_file import load, save
-    >>> model = SoftmaxRegression().fit([[0.0], [1.0], [2.0]], ["a", "b", "b"])
+    >>> model = SoftmaxRegression().fit([[0.0], [1.0], [2.0], [3.0]], ["a", "a", "b", "b"])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(model, Path(folder) / "model.safetensors", target="letter")
     ...     loaded, metadata = load(Path(folder) / "model.safetensors")
-    >>> loaded.predict([[0.0], [2.0]]).tolist(), metadata["target"]
+    >>> loaded.predict([[0.0], [3.0]]).tolist(), metadata["target"]
     (['a', 'b'], 'letter')
     """
     check_is_fitted(model)
@@ -159,9 +163,10 @@ def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str 
     }
     # The checks of loading come before the writing: what could not be loaded is not saved.
     _check_metadata(path, metadata)
-    _restore(path, metadata, tensors["coef"], tensors["intercept"])
+    _restore(path, metadata, tensors)
+    data = safetensors.numpy.save(tensors, metadata={"softfast": json.dumps(metadata, allow_nan=False)})
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"softfast": json.dumps(metadata, allow_nan=False)})
+        temporary.write_bytes(data)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[SoftmaxRegression, dict[str, Any]]:
@@ -195,10 +200,17 @@ def load(path: str | os.PathLike[str]) -> tuple[SoftmaxRegression, dict[str, Any
             metadata = _check_metadata(path, _parse(path, text))
             if set(file.keys()) != {"coef", "intercept"}:
                 raise ModelFileError(f"{path}: expected the tensors coef and intercept, got {_shown(file.keys())}")
-            coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
+            for name, shape in _shapes(metadata).items():
+                tensor = file.get_slice(name)
+                if tensor.get_dtype() != "F64" or tuple(tensor.get_shape()) != shape:
+                    raise ModelFileError(
+                        f"{path}: {name} must be F64 of shape {shape}, as its numbers of classes and features ask for, "
+                        f"got {tensor.get_dtype()} of shape {tuple(tensor.get_shape())}"
+                    )
+            tensors = {name: file.get_tensor(name) for name in ("coef", "intercept")}
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a whole safetensors file, as softfast's models are ({error})") from error
-    return _restore(path, metadata, coef, intercept), metadata
+    return _restore(path, metadata, tensors), metadata
 
 
 def _plain(value: Any) -> Any:
@@ -244,6 +256,7 @@ def _check_metadata(path: str | os.PathLike[str], metadata: Any) -> dict[str, An
     ):
         accepted = f"null or a list of {metadata['n_features']} different strings"
         raise ModelFileError(f"{path}: 'feature_names' must be {accepted}, got {_shown(names)}")
+    _check_classes(path, metadata["classes"])
     return metadata
 
 
@@ -259,8 +272,8 @@ def _check_values(path: str | os.PathLike[str], prefix: str, seen: dict[str, Any
             raise ModelFileError(f"{path}: '{prefix}{name}' must be {accepted}, got {_shown(seen[name])}")
 
 
-def _restore_classes(path: str | os.PathLike[str], entry: Any) -> NDArray[Any]:
-    """classes_ (K,) of its JSON: at least two, sorted, all different."""
+def _check_classes(path: str | os.PathLike[str], entry: Any) -> None:
+    """At least two classes, sorted, all different, of one type."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "values"}:
         raise ModelFileError(f"{path}: 'classes' must be an object of dtype and values, got {_shown(entry)}")
     dtype, values = entry["dtype"], entry["values"]
@@ -269,45 +282,46 @@ def _restore_classes(path: str | os.PathLike[str], entry: Any) -> NDArray[Any]:
     kind = _CLASS_DTYPES[dtype]
     if not isinstance(values, list) or not all(type(v) is kind and (kind is not str or _is_text(v)) for v in values):
         raise ModelFileError(f"{path}: classes must be a list of values of type {kind.__name__}, got {_shown(values)}")
-    if len(values) < 2 or any(not a < b for a, b in zip(values, values[1:], strict=False)):
+    if len(values) < 2 or any(not a < b for a, b in pairwise(values)):
         raise ModelFileError(f"{path}: classes must be two or more different ones in order, got {_shown(values)}")
+    # NumPy gives every string the length of the longest: one long label among many would ask for any amount of memory.
+    if dtype == "str" and len(values) * max(map(len, values)) > _MAX_LABEL_CHARACTERS:
+        raise ModelFileError(f"{path}: classes must fit in {_MAX_LABEL_CHARACTERS} characters, padded to one length")
     try:
-        classes = np.array(values, dtype=dtype)
+        with np.errstate(over="ignore"):
+            fits = np.array(values, dtype=dtype).tolist() == values
     except OverflowError:
-        classes = np.empty(0, dtype=dtype)
-    if classes.tolist() != values:
+        fits = False
+    if not fits:
         raise ModelFileError(f"{path}: classes must fit their dtype {dtype}, got {_shown(values)}")
-    return classes
+
+
+def _shapes(metadata: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes that checked metadata ask for."""
+    n_classes = len(metadata["classes"]["values"])
+    n_outputs = 1 if n_classes == 2 else n_classes
+    return {"coef": (n_outputs, metadata["n_features"]), "intercept": (n_outputs,)}
 
 
 def _restore(
-    path: str | os.PathLike[str], metadata: dict[str, Any], coef: NDArray[Any], intercept: NDArray[Any]
+    path: str | os.PathLike[str], metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> SoftmaxRegression:
-    """The fitted model of metadata that `_check_metadata` passed, and of tensors of any kind."""
-    classes = _restore_classes(path, metadata["classes"])
-    n_outputs = 1 if len(classes) == 2 else len(classes)
-    shapes = {"coef": (n_outputs, metadata["n_features"]), "intercept": (n_outputs,)}
-    for name, tensor in (("coef", coef), ("intercept", intercept)):
-        if tensor.dtype != np.float64 or tensor.shape != shapes[name]:
-            raise ModelFileError(
-                f"{path}: {name} must be float64 of shape {shapes[name]}, as {len(classes)} classes and "
-                f"{metadata['n_features']} features ask for, got {tensor.dtype} of shape {tensor.shape}"
-            )
+    """The fitted model of checked metadata and of tensors of the right shapes."""
+    for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} must be finite, got NaN or infinity in it")
     params = dict(metadata["params"])
     params["C"] = float(params["C"])
     if isinstance(params["class_weight"], list):
-        params["class_weight"] = {label: weight for label, weight in params["class_weight"]}
+        params["class_weight"] = dict(params["class_weight"])
     model = SoftmaxRegression(**params)
-    model.classes_ = classes
-    model.coef_, model.intercept_ = np.array(coef), np.array(intercept)
+    model.classes_ = np.array(metadata["classes"]["values"], dtype=metadata["classes"]["dtype"])
+    model.coef_, model.intercept_ = tensors["coef"], tensors["intercept"]
     model.n_features_in_ = metadata["n_features"]
     if metadata["feature_names"] is not None:
         model.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
-    model.objective_ = metadata["objective"]
-    model.duality_gap_ = math.nan if metadata["duality_gap"] is None else metadata["duality_gap"]
-    model.converged_ = metadata["converged"]
+    gap = metadata["duality_gap"]
+    model.objective_, model.duality_gap_ = float(metadata["objective"]), math.nan if gap is None else float(gap)
+    model.converged_, model.solver_ = metadata["converged"], metadata["solver"]
     model.n_iter_, model.n_passes_ = metadata["n_iter"], metadata["n_passes"]
-    model.solver_ = metadata["solver"]
     return model

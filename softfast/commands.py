@@ -1,0 +1,374 @@
+"""The commands ``softfast demo``, ``fit``, ``predict``, ``evaluate`` and ``info``.
+
+Everything but typer and rich is imported by the command that needs it, so that help and errors come at once.
+"""
+
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+from typer.core import TyperGroup
+
+from softfast.files import InputError, require_writable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from softfast import SoftmaxRegression
+
+# The most classes of which `evaluate` prints the recall of each.
+_MANY_CLASSES = 30
+# In the demonstration each contender has this many turns of this many evaluations. The first of a turn may still share
+# the cores with the other's threads, which wait for work without sleeping.
+_TURNS, _EVALUATIONS = 5, 5
+
+
+class _Group(TyperGroup):
+    """Turns bad input into one line on stderr and exit code 2, and Ctrl-C into exit code 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted", "nothing was written")
+            raise typer.Exit(130) from None
+        except (InputError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            _say("error", str(error))
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _positive(value: float) -> float:
+    if not value > 0:
+        raise typer.BadParameter(f"{value} is not a number > 0.")
+    return value
+
+
+_Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="all this process may use")]
+_Data = Annotated[Path, typer.Argument(metavar="FILE", help="Rows: .csv, .parquet, .pq, .npz, .svm or .libsvm.")]
+_Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Softmax regression (multinomial logistic regression) with a proof of optimality."""
+
+
+@app.command()
+def fit(
+    file: _Data,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The column of labels; in an NPZ file the array of labels.", show_default="y in NPZ"),
+    ] = None,
+    C: Annotated[
+        float, typer.Option("--C", callback=_positive, help="Inverse strength of the penalty; inf for none.")
+    ] = 1.0,
+    out: Annotated[
+        Path | None, typer.Option(help="The model file to write.", show_default="FILE's name with -model.safetensors")
+    ] = None,
+    tol: Annotated[float, typer.Option(min=0, help="Relative duality gap at which the fit has converged.")] = 1e-6,
+    max_iter: Annotated[int, typer.Option(min=1, help="Iterations at most.")] = 1000,
+    threads: _Threads = None,
+    intercept: Annotated[bool, typer.Option(help="Whether the logits have an intercept.")] = True,
+) -> None:
+    """Fit a model to a file of rows and write it to a model file."""
+    out = Path(f"{file.stem}-model.safetensors") if out is None else out
+    _require_output(out, file)
+    import numpy as np
+
+    from softfast import SoftmaxRegression
+    from softfast.model_file import save
+    from softfast.tables import TableError, read_table
+
+    table = read_table(file, target=target)
+    assert table.y is not None
+    n_rows, n_features = table.X.shape
+    _print(f"{file}: {n_rows:,} rows, {n_features:,} features, {table.X.dtype}")
+    model = SoftmaxRegression(C, fit_intercept=intercept, tol=tol, max_iter=max_iter, n_threads=threads, verbose=1)
+    start = time.perf_counter()
+    try:
+        with _short_warnings():
+            model.fit(table.X, table.y)
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{file}: {error}") from error
+    seconds = time.perf_counter() - start
+    accuracy = model.score(table.X, table.y)
+    if table.feature_names is not None:
+        model.feature_names_in_ = np.array(table.feature_names, dtype=object)
+    # How this run was watched and spread over threads is no part of the model.
+    model.set_params(verbose=0, n_threads=None)
+    save(model, out, target=target)
+    _facts(
+        [
+            ("classes", f"{len(model.classes_):,}"),
+            *_summary(model, seconds),
+            ("training accuracy", f"{accuracy:.4f}"),
+            ("model file", str(out)),
+        ]
+    )
+
+
+@app.command()
+def predict(
+    model_file: _Model,
+    file: _Data,
+    out: Annotated[Path, typer.Option(help="Predictions to write: .csv, .parquet or .pq.")],
+    threads: _Threads = None,
+) -> None:
+    """Predict labels and probabilities of the rows of a file and write them to another."""
+    from softfast.tables import read_table, require_predictions_ending, write_predictions
+
+    require_predictions_ending(out)
+    _require_output(out, model_file, file)
+    model, metadata = _load(model_file, threads)
+    table = read_table(
+        file,
+        target=metadata["target"],
+        features=metadata["feature_names"],
+        n_features=model.n_features_in_,
+        labelled=False,
+    )
+    write_predictions(out, model.predict(table.X), model.predict_proba(table.X), model.classes_)
+    _print(f"{out}: {len(table.X):,} predictions with the probabilities of {len(model.classes_):,} classes")
+
+
+@app.command()
+def evaluate(
+    model_file: _Model,
+    file: _Data,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The column (in an NPZ file the array) of labels.", show_default="as the model was fitted"),
+    ] = None,
+    threads: _Threads = None,
+) -> None:
+    """Compare a model's predictions with the labels of a file: accuracy, log-loss, recall."""
+    import numpy as np
+
+    from softfast.tables import read_table
+
+    model, metadata = _load(model_file, threads)
+    table = read_table(
+        file,
+        target=metadata["target"] if target is None else target,
+        features=metadata["feature_names"],
+        n_features=model.n_features_in_,
+    )
+    assert table.y is not None
+    codes = _codes(file, table.y, model.classes_)
+    right = model.predict(table.X) == model.classes_[codes]
+    log_proba = model.predict_log_proba(table.X)[np.arange(len(codes)), codes]
+    _facts(
+        [
+            ("rows", f"{len(codes):,}"),
+            ("accuracy", f"{right.mean():.4f}"),
+            ("log-loss", f"{-log_proba.mean(dtype=float):.6g}"),
+        ]
+    )
+    if len(model.classes_) > _MANY_CLASSES:
+        return
+    rows = np.bincount(codes, minlength=len(model.classes_))
+    recalled = np.bincount(codes, weights=right, minlength=len(model.classes_))
+    _grid(
+        ("class", "rows", "recall"),
+        [
+            (str(label), f"{n:,}", f"{k / n:.4f}" if n else "-")
+            for label, n, k in zip(model.classes_.tolist(), rows.tolist(), recalled.tolist(), strict=True)
+        ],
+    )
+
+
+@app.command()
+def info() -> None:
+    """Show the version, the compiler, the instruction sets and the threads."""
+    from softfast.config import config
+
+    _facts((name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in config().items())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The model file to write.")] = Path("softfast-demo.safetensors"),
+    threads: _Threads = None,
+) -> None:
+    """Train on the digits that scikit-learn brings, measure the speed, write a model file."""
+    require_writable(out)
+    import numpy as np
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    from softfast import SoftmaxRegression
+    from softfast.model_file import save
+    from softfast.threads import default_threads
+
+    digits = load_digits()
+    X, X_test, y, y_test = train_test_split(digits.data, digits.target, random_state=0, stratify=digits.target)
+    _print(f"handwritten digits: {len(X):,} rows of 8x8 pixels to train on, {len(X_test):,} held out, 10 classes")
+    model = SoftmaxRegression(n_threads=threads, verbose=1)
+    start = time.perf_counter()
+    with _short_warnings():
+        model.fit(X, y)
+    seconds = time.perf_counter() - start
+    accuracy = model.score(X_test, y_test)
+    model.feature_names_in_ = np.array(digits.feature_names, dtype=object)
+    model.set_params(verbose=0, n_threads=None)
+    save(model, out, target="digit")
+    _facts([("held-out accuracy", f"{accuracy:.4f}"), *_summary(model, seconds), ("model file", str(out))])
+
+    rng = np.random.default_rng(0)
+    large, labels = rng.standard_normal((100_000, 54), dtype=np.float32), rng.integers(7, size=100_000)
+    used = default_threads() if threads is None else threads
+    count = _TURNS * _EVALUATIONS
+    _print(f"\nOne evaluation of loss and gradient, median of {count} in turns, softfast with {used} threads:")
+    _grid(
+        ("data", "rows x features", "classes", "dtype", "softfast", "NumPy", "ratio"),
+        [_race("digits", X, y, 10, threads), _race("random", large, labels, 7, threads)],
+    )
+    _print(
+        "\nNext, with rows of your own:\n"
+        "  softfast fit train.csv --target NAME --out model.safetensors\n"
+        "  softfast evaluate model.safetensors test.csv\n"
+        "  softfast predict model.safetensors new.csv --out predictions.csv"
+    )
+
+
+def _race(
+    name: str, X: "NDArray[Any]", y: "NDArray[Any]", n_classes: int, threads: int | None
+) -> tuple[str, str, str, str, str, str, str]:
+    """A row of the table of speeds: softfast and plain NumPy in turn, so that both meet the same machine."""
+    import numpy as np
+
+    import softfast
+    from softfast import numpy_reference
+
+    coef = np.random.default_rng(1).standard_normal((n_classes, X.shape[1])) / X.shape[1]
+    intercept = np.zeros(n_classes)
+    contenders: list[Callable[[], object]] = [
+        lambda: softfast.loss_gradient(X, y, coef, intercept, n_threads=threads),
+        lambda: numpy_reference.loss_gradient(X, y, coef, intercept),
+    ]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(_TURNS):
+        for contender, times in zip(contenders, seconds, strict=True):
+            for _ in range(_EVALUATIONS):
+                start = time.perf_counter()
+                contender()
+                times.append(time.perf_counter() - start)
+    ours, numpys = map(statistics.median, seconds)
+    shape = f"{len(X):,} x {X.shape[1]:,}"
+    speeds = (f"{1e3 * ours:,.2f} ms", f"{1e3 * numpys:,.2f} ms", f"{numpys / ours:.1f}")
+    return (name, shape, str(n_classes), str(X.dtype), *speeds)
+
+
+def _require_output(out: Path, *inputs: Path) -> None:
+    """An error, before any work, if `out` can't be written or is one of the inputs."""
+    if require_writable(out) in [path.resolve() for path in inputs]:
+        raise InputError(f"{out}: is read by this command; write to another file")
+
+
+def _load(path: Path, threads: int | None) -> "tuple[SoftmaxRegression, dict[str, Any]]":
+    """The model and its metadata."""
+    from softfast.model_file import load
+
+    model, metadata = load(path)
+    model.set_params(n_threads=threads)
+    # Tables come as arrays, their columns matched by name: scikit-learn would warn that they have none.
+    model.__dict__.pop("feature_names_in_", None)
+    return model, metadata
+
+
+def _codes(file: Path, y: "NDArray[Any]", classes: "NDArray[Any]") -> "NDArray[np.intp]":
+    """Positions of the labels (n,) in the model's classes."""
+    import numpy as np
+
+    from softfast.tables import TableError
+
+    values, inverse = np.unique(y, return_inverse=True)
+    positions = {label: position for position, label in enumerate(classes.tolist())}
+    unknown = [value for value in values.tolist() if value not in positions]
+    if unknown:
+        raise TableError(f"{file}: the model does not know the labels {_some(unknown)}; it knows {_some(positions)}")
+    return np.array([positions[value] for value in values.tolist()], dtype=np.intp)[inverse]
+
+
+def _summary(model: "SoftmaxRegression", seconds: float) -> list[tuple[str, str]]:
+    """What a fit reached, and at what cost."""
+    if math.isnan(model.duality_gap_):
+        gap = "none: without penalty there is no certificate"
+    else:
+        gap = f"{model.duality_gap_:.2g} (proved: no model has an objective lower by more)"
+    state = "converged" if model.converged_ else "not converged"
+    return [
+        ("objective", f"{model.objective_:.8g}"),
+        ("duality gap", gap),
+        ("passes", f"{model.n_passes_} ({model.n_iter_} iterations of {model.solver_}, {state})"),
+        ("seconds", f"{seconds:.3g}"),
+    ]
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Shows a fit's ConvergenceWarning as one line on stderr."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        yield
+    for warning in caught:
+        _say("warning", str(warning.message))
+
+
+def _some(values: Iterable[object]) -> str:
+    """The first few values for a message."""
+    listed = [repr(value) for value in values]
+    return ", ".join(listed[:8]) + (f", ... ({len(listed)})" if len(listed) > 8 else "")
+
+
+def _console() -> Console:
+    """stdout: as wide as the terminal, or without limit where there is none, for lines to stay whole."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
+
+
+def _print(text: str) -> None:
+    _console().print(text, markup=False, soft_wrap=True)
+
+
+def _say(kind: str, text: str) -> None:
+    """One line on stderr."""
+    color = {"warning": "yellow"}.get(kind, "red")
+    message = f"[bold {color}]{kind}:[/] {escape(' '.join(text.split()))}"
+    Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Names and values, one a line."""
+    listed = list(facts)
+    width = max(len(name) for name, _ in listed)
+    for name, value in listed:
+        _console().print(f"[cyan]{name:{width}}[/]  {escape(value)}", soft_wrap=True)
+
+
+def _grid(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """A table with numbers to the right."""
+    grid = Grid(box=None, padding=(0, 1), pad_edge=False, header_style="cyan")
+    for place, name in enumerate(head):
+        grid.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        grid.add_row(*map(escape, row))
+    _console().print(grid)
