@@ -48,14 +48,14 @@ class Progress:
         """One iteration: passes so far, objective, and the measure that has to fall to the goal."""
         if not self._verbose:
             return
-        text = f"{n_passes} passes, objective {objective:.8g}, {self._name} {measure:.2g} (goal {self._goal:.1g})"
         if self._bar is None:
+            text = f"{n_passes} passes, objective {objective:.8g}, {self._name} {measure:.2g} (goal {self._goal:.1g})"
             logger.info(text)
             return
         self._first = max(self._first, measure)
         span = math.log(self._first / self._goal) if self._first > self._goal > 0 else 0.0
         done = 1 - math.log(max(measure, self._goal) / self._goal) / span if span > 0 else 1.0
-        self._bar.update(self._task, completed=done, description=text)
+        self._bar.update(self._task, completed=done, description=f"{self._name} {measure:.1e}, {n_passes} passes")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from sklearn.datasets import dump_svmlight_file
 
-from softfast import tables
+from softfast.tables import arrow
 from softfast.tables import TableError, read_table, write_predictions
 
 X = np.array([[1.5, -2.0, 0.0], [0.25, 1e-300, 7.0], [3.0, 4.0, -5e8], [0.0, 0.0, 1.0]])
@@ -141,7 +141,7 @@ def test_csv_dialect(tmp_path):
 
 
 def test_csv_of_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_CSV_BLOCK", 4096)
+    monkeypatch.setattr(arrow, "_CSV_BLOCK", 4096)
     rng = np.random.default_rng(0)
     rows, labels = rng.normal(size=(3000, 3)), rng.integers(100, size=3000)
     frame(rows, [f"{label}\nx" for label in labels]).to_csv(tmp_path / "table.csv", index=False)
