@@ -1,6 +1,7 @@
 """L-BFGS on functions whose minima are known, none of them softmax."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_value_falls_at_every_iteration():
 
     lbfgs(function, function(np.zeros(20)), max_iter=100, stop=stop)
     assert len(values) == 41
-    assert all(later <= earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(values))
 
 
 def test_says_when_max_iter_ends_it():

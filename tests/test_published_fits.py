@@ -57,7 +57,7 @@ def test_other_published_data_to_a_newton_solution(name, data_dir):
     file = np.load(data_dir / "published" / f"{name}.npz")
     constant = next(i for i, n in enumerate(fit["predictors"]) if n in ("const", "(Intercept)"))
     X = np.delete(file["X"], constant, axis=1)
-    weight = file["w"] if "w" in file else None
+    weight = file.get("w")
     model = SoftmaxRegression(C=np.inf, tol=1e-11, max_iter=10_000).fit(X, file["y"], sample_weight=weight)
     assert model.converged_
     ours = against_base(model, fit["classes"].index(fit["base"]))

@@ -11,8 +11,7 @@ import pyarrow.parquet
 import pytest
 from sklearn.datasets import dump_svmlight_file
 
-from softfast.tables import arrow
-from softfast.tables import TableError, read_table, write_predictions
+from softfast.tables import TableError, arrow, read_table, write_predictions
 
 X = np.array([[1.5, -2.0, 0.0], [0.25, 1e-300, 7.0], [3.0, 4.0, -5e8], [0.0, 0.0, 1.0]])
 NAMES = ["a", "b", "c"]
