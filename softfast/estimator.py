@@ -186,7 +186,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             coef[:], intercept[:] = self.coef_, self.intercept_
         with _Monitor(objective, self.tol, certified=penalty > 0, verbose=self.verbose) as monitor:
             point, n_iter, status = lbfgs(
-                objective, objective(objective.pack(coef, intercept)), max_iter=self.max_iter, stop=monitor.stop
+                objective,
+                objective(objective.pack(coef, intercept)),
+                max_iter=self.max_iter,
+                stop=monitor.stop,
+                metric=objective.metric,
             )
 
         self.classes_ = classes

@@ -24,11 +24,26 @@ T = (1 - e) G + e B with B = u x_mean^T - (1/S) sum_i s_i q_i x_i^T.  Written wi
 It costs no pass over the rows.  An allowance for rounding is added.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from softfast.sources import Matrix, Source, Vector
+from softfast import _core
+from softfast.metric import sampled_inverse
+from softfast.sources import Matrix, RowSample, Source, Vector
+
+# Floating-point operations that a metric may always cost, its largest size (d x d floats), and sample.
+_METRIC_WORK = 3e9
+_LARGEST_METRIC = 4000
+_LARGEST_SAMPLE = 20_000
+# The metric's probabilities are (1 - share) p + share q.  Where a label's own probability is nearly 0 the curvature
+# p (1 - p) all but vanishes although the gradient does not, and a Newton step overshoots a hundredfold: covtype with
+# every column standardised took 397 passes with a share of 0, 188 with 0.02, 110 with 0.1, 80 with 0.3; with only its
+# numeric columns standardised 57, 52, 45, 44; shuttle 201, 180, 151, 150.
+_LABEL_SHARE = 0.2
+# In units of the diagonal, which is near 1: keeps the factorisation possible where features are collinear.
+_RIDGE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,8 @@ class SoftmaxObjective:
         self._scale = np.where(scale > 0, scale, 1.0)
         self._intercept_scale = np.sqrt(frequency)
         self._uniform_product: Matrix | None = None
+        self._sample: RowSample | None = None
+        self._whole = False
 
     def pack(self, coef: Matrix, intercept: Vector) -> Vector:
         """The solver's vector for coef (M, p) and intercept (M,)."""
@@ -116,6 +133,50 @@ class SoftmaxObjective:
             gap = self._gap(loss, coef, intercept, product, np.zeros_like(residual))
             flat = (gradient / self._scale).ravel()
         return Point(x, value, flat, gap, loss)
+
+    def metric(self, point: Point) -> Callable[[Vector], Vector] | None:
+        """Multiplication by the inverse of an approximate Hessian at a point, from a sample of the rows.
+
+        The whole Hessian, (1/S) sum_i s_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T + penalty, where it is affordable;
+        else its blocks on the diagonal, one a class; None where these are too large as well. (Byrd, Chin, Neveitt and
+        Nocedal 2011 sample the Hessian so.)
+        """
+        n_outputs, p = self._shape
+        width = p + self._fit_intercept
+        if self._sample is None:
+            # As much work as twenty passes over the rows, or a tenth of a second.
+            budget = max(_METRIC_WORK, 80.0 * self._source.n_rows * n_outputs * width)
+            enough = min(self._source.n_rows, 5 * width)
+            whole, blocks = budget / (n_outputs * width) ** 2, budget / (n_outputs * width**2)
+            self._whole = whole >= enough and n_outputs * width <= _LARGEST_METRIC
+            n_rows = whole if self._whole else blocks
+            if n_rows < enough or width > _LARGEST_METRIC:
+                return None
+            self._sample = self._source.sample(int(min(n_rows, _LARGEST_SAMPLE)), self._moments)
+        sample = self._sample
+        coef, intercept = self.unpack(point.x)
+        proba, _ = _core.default.predict(
+            _core.Rows(sample.X), coef, intercept, self._source.n_classes, _core.SOFTMAX, n_threads=1
+        )
+        proba *= 1 - _LABEL_SHARE
+        proba[np.arange(len(proba)), sample.labels] += _LABEL_SHARE
+        features, scale = sample.X - self._center, self._scale
+        if self._fit_intercept:
+            features = np.column_stack([features, np.ones(len(features))])
+            scale = np.column_stack([scale, self._intercept_scale])
+        ridge = np.full((n_outputs, width), _RIDGE)
+        ridge[:, :p] += self._penalty / self._scale**2
+        solve = sampled_inverse(features, proba[:, self._first :], sample.weight, scale, ridge, whole=self._whole)
+
+        def product(vector: Vector) -> Vector:
+            # From the flat layout (coefficients, then intercepts) to one row a class, and back.
+            rows = np.empty((n_outputs, width))
+            rows[:, :p] = vector[: n_outputs * p].reshape(n_outputs, p)
+            rows[:, p:] = vector[n_outputs * p :].reshape(n_outputs, width - p)
+            rows = solve(rows)
+            return np.concatenate([rows[:, :p].ravel(), rows[:, p:].ravel()])
+
+        return product
 
     def _gap(self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector) -> float:
         """The bound of the module's docstring; `product` is G, `residual` is g (zero without an intercept)."""

@@ -37,30 +37,44 @@ _DECREASE, _CURVATURE = 1e-4, 0.9
 # Values closer than this, relative, can't be told apart; the slopes decide then.
 _VALUE_NOISE = 1e-14
 _MEMORY = 20
+# When the metric is taken: often while the point moves far, then every 30 iterations.
+_METRIC_ITERATIONS = (0, 4, 12, 30)
 
 
 def lbfgs(
-    objective: Callable[[Vector], E], start: E, *, max_iter: int, stop: Callable[[E], bool]
+    objective: Callable[[Vector], E],
+    start: E,
+    *,
+    max_iter: int,
+    stop: Callable[[E], bool],
+    metric: Callable[[E], Callable[[Vector], Vector] | None] = lambda point: None,
 ) -> tuple[E, int, Status]:
     """Minimise from `start` until `stop(point)` is true, asked once an iteration and at the start.
+
+    `metric(point)` may give multiplication by an approximate inverse Hessian at the point: what the updates begin
+    from, in place of a multiple of the identity. It is asked for anew at growing intervals.
 
     Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled" where
     rounding lets no step along the gradient itself improve on the point any more.
     """
     point = start
     pairs: deque[tuple[Vector, Vector, float]] = deque(maxlen=_MEMORY)
+    inverse: Callable[[Vector], Vector] | None = None
     for iteration in range(max_iter):
         if stop(point):
             return point, iteration, "stopped"
-        direction = -_inverse_hessian_product(pairs, point.gradient)
+        if iteration in _METRIC_ITERATIONS or (iteration and iteration % _METRIC_ITERATIONS[-1] == 0):
+            inverse = metric(point)
+        direction = -_inverse_hessian_product(pairs, inverse, point.gradient)
         slope = float(direction @ point.gradient)
         # Before curvature is known, a first step of length 1 at most.
-        length = 1.0 if pairs else 1 / max(1.0, float(np.linalg.norm(direction)))
+        length = 1.0 if pairs or inverse else 1 / max(1.0, float(np.linalg.norm(direction)))
         following = _line_search(objective, point, direction, slope, length) if slope < 0 else None
         if following is None:
-            if not pairs:
+            if not pairs and inverse is None:
                 return point, iteration, "stalled"
             pairs.clear()
+            inverse = None
             continue
         moved, turned = following.x - point.x, following.gradient - point.gradient
         curvature = float(moved @ turned)
@@ -70,15 +84,19 @@ def lbfgs(
     return point, max_iter, "stopped" if stop(point) else "max_iter"
 
 
-def _inverse_hessian_product(pairs: deque[tuple[Vector, Vector, float]], gradient: Vector) -> Vector:
-    """The two-loop recursion: the inverse Hessian that the pairs stand for, times the gradient."""
+def _inverse_hessian_product(
+    pairs: deque[tuple[Vector, Vector, float]], inverse: Callable[[Vector], Vector] | None, gradient: Vector
+) -> Vector:
+    """The two-loop recursion: the inverse Hessian that the metric and the pairs stand for, times the gradient."""
     product = gradient.copy()
     factors = []
     for moved, turned, rho in reversed(pairs):
         factor = rho * float(moved @ product)
         factors.append(factor)
         product -= factor * turned
-    if pairs:
+    if inverse is not None:
+        product = inverse(product)
+    elif pairs:
         _, turned, rho = pairs[-1]
         product /= rho * float(turned @ turned)
     for (moved, turned, rho), factor in zip(pairs, reversed(factors), strict=True):

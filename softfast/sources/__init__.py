@@ -24,6 +24,15 @@ class Moments:
     class_mean: Vector
 
 
+@dataclass(frozen=True)
+class RowSample:
+    """Some of the rows: X (m, p) float64, and weights (m,) with which their sums estimate means over all rows."""
+
+    X: Matrix
+    labels: NDArray[np.int64]
+    weight: Vector
+
+
 class Source(Protocol):
     """n rows with p features, targets over K classes, and weights whose sum is `total_weight`."""
 
@@ -34,6 +43,15 @@ class Source(Protocol):
 
     def moments(self) -> Moments:
         """Weighted means over the rows."""
+        ...
+
+    def sample(self, n_rows: int, moments: Moments) -> RowSample:
+        """A random sample of about n_rows rows, always the same one, for estimates of second moments.
+
+        A row's chance grows with the rarity of its class and with its distance from the mean in units of the
+        features' spread, and its weight makes up for it: a sample that misses the few rows with a rare class or a
+        rarely used feature knows nothing of the curvature there.
+        """
         ...
 
     def loss_gradient(self, coef: Matrix, intercept: Vector) -> tuple[float, Matrix, Vector]:

@@ -1,10 +1,12 @@
 """Rows in memory, dense: float32 or float64, C or F order."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from softfast import _core
-from softfast.sources import Matrix, Moments, Vector
+from softfast.sources import Matrix, Moments, RowSample, Vector
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows
 
@@ -36,18 +38,37 @@ class DenseSource:
 
     def moments(self) -> Moments:
         """Weighted means over the rows, chunk by chunk."""
-        p = self.n_features
-        sums = np.zeros((3, p))
-        step = max(1, _CHUNK_BYTES // (8 * max(1, p)))
-        for begin in range(0, self.n_rows, step):
-            x = self._X[begin : begin + step].astype(np.float64)
-            w = np.ones(len(x)) if self._weight is None else self._weight[begin : begin + step]
+        sums, begin = np.zeros((3, self.n_features)), 0
+        for x in self._chunks():
+            w = np.ones(len(x)) if self._weight is None else self._weight[begin : begin + len(x)]
+            begin += len(x)
             sums[0] += w @ x
             sums[2] += w @ np.abs(x)
             sums[1] += w @ np.square(x, out=x)
         classes = np.bincount(self._labels, weights=self._weight, minlength=self.n_classes)
         mean, square, size = sums / self.total_weight
         return Moments(mean, square, size, classes / self.total_weight)
+
+    def sample(self, n_rows: int, moments: Moments) -> RowSample:
+        """A random sample of about n_rows rows, likelier where class or features are rare; always the same one."""
+        weight = np.ones(self.n_rows) if self._weight is None else self._weight
+        if n_rows >= self.n_rows:
+            return RowSample(self._X.astype(np.float64), self._labels, weight / self.total_weight)
+        spread = moments.feature_square - moments.feature_mean**2
+        inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+        distance = np.concatenate([np.square(x - moments.feature_mean) @ inverse for x in self._chunks()])
+        rarity = 1 / np.bincount(self._labels, minlength=self.n_classes)[self._labels]
+        shares = 1 / self.n_rows + rarity / self.n_classes + distance / (distance.sum() or 1.0)
+        chance = np.minimum(1, n_rows * shares / 3)
+        chosen = np.flatnonzero(np.random.default_rng(0).random(self.n_rows) < chance)
+        share = weight[chosen] / (chance[chosen] * self.total_weight)
+        return RowSample(self._X[chosen].astype(np.float64), self._labels[chosen], share)
+
+    def _chunks(self) -> Iterator[NDArray[np.float64]]:
+        """The rows in float64, some at a time."""
+        step = max(1, _CHUNK_BYTES // (8 * max(1, self.n_features)))
+        for begin in range(0, self.n_rows, step):
+            yield self._X[begin : begin + step].astype(np.float64)
 
     def loss_gradient(self, coef: Matrix, intercept: Vector) -> tuple[float, Matrix, Vector]:
         """Weighted sums of loss, residual^T X and residual^T 1; float32 rows too are computed in float64."""
