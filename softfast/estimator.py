@@ -82,8 +82,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     Fitted coefficients with two classes have the penalty on the one row, as scikit-learn has it.
 
+    The solver is L-BFGS that starts from the inverse of the Hessian of a sample of the rows, taken anew as the fit
+    proceeds.
+
     References
     ----------
+    Byrd, R. H., Chin, G. M., Neveitt, W. and Nocedal, J. (2011). On the use of stochastic Hessian information in
+    optimization methods for machine learning. SIAM Journal on Optimization 21, 977-995.
     Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, 2nd ed., section 7.2. Springer.
 
     Examples

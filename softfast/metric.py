@@ -13,22 +13,40 @@ _CHUNK = 1024
 
 def sampled_inverse(
     features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, *, whole: bool
-) -> Callable[[Matrix], Matrix]:
+) -> Callable[[Matrix], Matrix] | None:
     """Multiplication by H^-1, H = sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T in scaled coordinates, plus a ridge.
 
     features (m, p), proba (m, M), weight (m,), scale and ridge (M, p): H's element (kj, lj') is divided by
-    scale_kj scale_lj'. The function takes and returns (M, p). Not `whole`: only the blocks k = l.
+    scale_kj scale_lj'. The function takes and returns (M, p). Not `whole`: only the blocks k = l. None where rounding
+    leaves no positive definite matrix.
     """
-    n_outputs, width = scale.shape
-    if not whole:
-        factors = []
-        for k in range(n_outputs):
-            curvature = weight * proba[:, k] * (1 - proba[:, k])
-            block = features.T @ (curvature[:, None] * features) / np.outer(scale[k], scale[k])
-            block[np.diag_indices(width)] += ridge[k]
-            factors.append(cho_factor(block, overwrite_a=True))
-        return lambda v: np.stack([cho_solve(factor, row) for factor, row in zip(factors, v, strict=True)])
+    try:
+        return (
+            _whole_inverse(features, proba, weight, scale, ridge)
+            if whole
+            else _block_inverse(features, proba, weight, scale, ridge)
+        )
+    except np.linalg.LinAlgError:
+        return None
 
+
+def _block_inverse(
+    features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix
+) -> Callable[[Matrix], Matrix]:
+    n_outputs, width = scale.shape
+    factors = []
+    for k in range(n_outputs):
+        curvature = weight * proba[:, k] * (1 - proba[:, k])
+        block = features.T @ (curvature[:, None] * features) / np.outer(scale[k], scale[k])
+        block[np.diag_indices(width)] += ridge[k]
+        factors.append(cho_factor(block, overwrite_a=True))
+    return lambda v: np.stack([cho_solve(factor, row) for factor, row in zip(factors, v, strict=True)])
+
+
+def _whole_inverse(
+    features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix
+) -> Callable[[Matrix], Matrix]:
+    n_outputs, width = scale.shape
     size = n_outputs * width
     hessian = np.zeros((size, size))
     for begin in range(0, len(features), _CHUNK):

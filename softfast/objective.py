@@ -78,11 +78,11 @@ class SoftmaxObjective:
         moments = source.moments()
         self._moments = moments
         self._first = source.n_classes - n_outputs
-        center = moments.feature_mean if fit_intercept else np.zeros(source.n_features)
-        self._center = center
-        spread = np.maximum(moments.feature_square - center**2, 0)
+        self._center = moments.feature_mean if fit_intercept else np.zeros(source.n_features)
+        square = moments.feature_mean**2
+        spread = moments.feature_variance + (0 if fit_intercept else square)
         # What is left of a constant column after centring is rounding, not spread.
-        spread[spread <= 1e-12 * moments.feature_square] = 0
+        spread = np.where(spread <= 1e-28 * square, 0, spread)
         frequency = moments.class_mean[self._first :]
         frequency = np.maximum(frequency * (1 - frequency), 1e-6)
         scale = np.sqrt(np.outer(frequency, spread) + penalty)
@@ -167,6 +167,8 @@ class SoftmaxObjective:
         ridge = np.full((n_outputs, width), _RIDGE)
         ridge[:, :p] += self._penalty / self._scale**2
         solve = sampled_inverse(features, proba[:, self._first :], sample.weight, scale, ridge, whole=self._whole)
+        if solve is None:
+            return None
 
         def product(vector: Vector) -> Vector:
             # From the flat layout (coefficients, then intercepts) to one row a class, and back.

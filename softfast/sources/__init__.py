@@ -14,12 +14,12 @@ Matrix = NDArray[np.float64]
 class Moments:
     """Weighted means over the rows: one pass, once for a fit.
 
-    feature_mean, feature_square, feature_size : (p,), the means of x, x^2 and abs(x)
+    feature_mean, feature_variance, feature_size : (p,), of x the mean and the variance, and the mean of abs(x)
     class_mean : (K,), the mean of the targets q
     """
 
     feature_mean: Vector
-    feature_square: Vector
+    feature_variance: Vector
     feature_size: Vector
     class_mean: Vector
 

@@ -38,24 +38,27 @@ class DenseSource:
 
     def moments(self) -> Moments:
         """Weighted means over the rows, chunk by chunk."""
+        # Sums of x - shift, the shift near the mean: E x^2 - mean^2 would cancel where the mean dwarfs the spread.
+        shift = next(self._chunks()).mean(axis=0)
         sums, begin = np.zeros((3, self.n_features)), 0
         for x in self._chunks():
             w = np.ones(len(x)) if self._weight is None else self._weight[begin : begin + len(x)]
             begin += len(x)
-            sums[0] += w @ x
-            sums[2] += w @ np.abs(x)
-            sums[1] += w @ np.square(x, out=x)
+            sums[0] += w @ np.abs(x)
+            np.subtract(x, shift, out=x)
+            sums[1] += w @ x
+            sums[2] += w @ np.square(x, out=x)
         classes = np.bincount(self._labels, weights=self._weight, minlength=self.n_classes)
-        mean, square, size = sums / self.total_weight
-        return Moments(mean, square, size, classes / self.total_weight)
+        size, offset, square = sums / self.total_weight
+        return Moments(shift + offset, np.maximum(square - offset**2, 0), size, classes / self.total_weight)
 
     def sample(self, n_rows: int, moments: Moments) -> RowSample:
         """A random sample of about n_rows rows, likelier where class or features are rare; always the same one."""
         weight = np.ones(self.n_rows) if self._weight is None else self._weight
         if n_rows >= self.n_rows:
             return RowSample(self._X.astype(np.float64), self._labels, weight / self.total_weight)
-        spread = moments.feature_square - moments.feature_mean**2
-        inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+        variance = moments.feature_variance
+        inverse = np.divide(1, variance, out=np.zeros_like(variance), where=variance > 0)
         distance = np.concatenate([np.square(x - moments.feature_mean) @ inverse for x in self._chunks()])
         rarity = 1 / np.bincount(self._labels, minlength=self.n_classes)[self._labels]
         shares = 1 / self.n_rows + rarity / self.n_classes + distance / (distance.sum() or 1.0)

@@ -1,0 +1,107 @@
+"""The sampled Hessian against the formula written out, and what it does for a fit."""
+
+import numpy as np
+import pytest
+import reference
+
+from softfast import SoftmaxRegression
+from softfast.metric import sampled_inverse
+from softfast.objective import SoftmaxObjective
+from softfast.sources.dense import DenseSource
+
+
+def written_out(features, proba, weight, scale, ridge):
+    """sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T, scaled, plus the ridge."""
+    hessian = np.diag(ridge.ravel())
+    for x, p, w in zip(features, proba, weight, strict=True):
+        hessian += w * np.kron(np.diag(p) - np.outer(p, p), np.outer(x, x)) / np.outer(scale, scale)
+    return hessian
+
+
+@pytest.fixture
+def parts(rng):
+    features = rng.normal(size=(60, 4))
+    proba = rng.dirichlet(np.ones(4), 60)[:, 1:]
+    return features, proba, rng.uniform(0, 1, 60), rng.uniform(0.5, 2, (3, 4)), rng.uniform(0.01, 0.1, (3, 4))
+
+
+def test_whole_inverse_is_the_inverse(parts, rng):
+    solve = sampled_inverse(*parts, whole=True)
+    v = rng.normal(size=(3, 4))
+    np.testing.assert_allclose(written_out(*parts) @ solve(v).ravel(), v.ravel(), rtol=1e-10, atol=1e-12)
+
+
+def test_blocks_are_those_on_the_diagonal(parts, rng):
+    solve = sampled_inverse(*parts, whole=False)
+    v = rng.normal(size=(3, 4))
+    hessian = written_out(*parts)
+    result = solve(v)
+    for k in range(3):
+        own = slice(4 * k, 4 * k + 4)
+        np.testing.assert_allclose(hessian[own, own] @ result[k], v[k], rtol=1e-10, atol=1e-12)
+
+
+def test_no_inverse_of_a_matrix_that_has_none(parts):
+    features, proba, weight, scale, _ = parts
+    assert sampled_inverse(np.zeros_like(features), proba, weight, scale, np.zeros((3, 4)), whole=True) is None
+    assert sampled_inverse(np.zeros_like(features), proba, weight, scale, np.zeros((3, 4)), whole=False) is None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sample_estimates_second_moments(weighted, rng):
+    # A class of 3 rows and a feature of 5 rows are where a uniform sample would fail.
+    n = 4000
+    X = np.column_stack([rng.normal(size=n), np.r_[np.full(5, 7.0), np.zeros(n - 5)]])
+    labels = np.r_[np.ones(3, int), np.zeros(n - 3, int)]
+    weight = rng.uniform(0.5, 2, n) if weighted else None
+    source = DenseSource(X, labels, 2, weight)
+    sample = source.sample(800, source.moments())
+    assert 400 < len(sample.X) < 1600
+    assert (sample.labels == 1).sum() == 3
+    assert (sample.X[:, 1] > 0).sum() == 5
+    w = np.full(n, 1 / n) if weight is None else weight / weight.sum()
+    estimate, exact = (sample.X.T * sample.weight) @ sample.X, (X.T * w) @ X
+    np.testing.assert_allclose(np.diag(estimate), np.diag(exact), rtol=0.15)
+    again = source.sample(800, source.moments())
+    np.testing.assert_array_equal(sample.X, again.X)
+    everything = source.sample(n, source.moments())
+    np.testing.assert_allclose((everything.X.T * everything.weight) @ everything.X, exact, rtol=1e-12)
+
+
+def test_metric_is_near_the_inverse_hessian(rng):
+    X, labels = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
+    objective = SoftmaxObjective(DenseSource(X, labels, 3), penalty=0.1, fit_intercept=True, n_outputs=3)
+    coef, intercept, _ = reference.newton(X, labels, 3, 0.1)
+    point = objective(objective.pack(coef.astype(float), intercept.astype(float)))
+    multiply = objective.metric(point)
+
+    def hessian_product(direction):
+        step = 1e-5 * direction
+        return (objective(point.x + step).gradient - objective(point.x - step).gradient) / 2e-5
+
+    v = hessian_product(rng.normal(size=point.x.size))
+    # The labels' share in the metric's probabilities keeps it from being exact.
+    assert np.linalg.norm(hessian_product(multiply(v)) - v) < 0.3 * np.linalg.norm(v)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+@pytest.mark.parametrize("C", [1e-2, 1.0, 1e4])
+def test_badly_scaled_correlated_features_take_tens_of_passes(scale, C, rng):
+    X = (rng.normal(size=(2000, 8)) @ rng.normal(size=(8, 8)) + 30) * np.geomspace(1, scale, 8)
+    z = (X - X.mean(0)) / X.std(0) @ rng.normal(size=(8, 4))
+    y = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+    model = SoftmaxRegression(C=C).fit(X, y)
+    assert model.converged_
+    assert model.n_passes_ <= 40
+
+
+def test_many_coefficients_fall_back_to_blocks(rng):
+    X = rng.normal(size=(3000, 300))
+    y = (X[:, :20] + rng.gumbel(size=(3000, 20))).argmax(axis=1)
+    objective = SoftmaxObjective(DenseSource(X, y, 20), penalty=1e-3, fit_intercept=True, n_outputs=20)
+    start = objective(objective.pack(np.zeros((20, 300)), np.zeros(20)))
+    multiply = objective.metric(start)
+    only_first = np.zeros(start.x.size)
+    only_first[:300] = 1.0
+    assert not multiply(only_first)[300:6000].any()
+    assert SoftmaxRegression().fit(X, y).n_passes_ < 100
