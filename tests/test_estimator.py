@@ -40,15 +40,16 @@ def test_scikit_learns_own_checks(parameters):
 
 def assert_same_model(X, y, **parameters):
     """Coefficients equal to scikit-learn's, its tolerance tightened, to 1e-6 of the largest."""
-    model = SoftmaxRegression(tol=1e-14, max_iter=100_000, **parameters)
+    # As far as rounding lets it.
+    model = SoftmaxRegression(tol=0.0, **parameters)
+    with pytest.warns(ConvergenceWarning, match="rounding"):
+        model.fit(X, y)
     reference = LogisticRegression(solver="newton-cholesky", tol=1e-10, max_iter=1000, **parameters)
-    model.fit(X, y)
     reference.fit(X, y)
     assert model.coef_.shape == reference.coef_.shape
     for ours, theirs in ((model.coef_, reference.coef_), (model.intercept_, reference.intercept_)):
         assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
-    assert model.converged_
-    assert 0 <= model.duality_gap_ <= 1e-14 * max(1, model.objective_)
+    assert 0 < model.duality_gap_ <= 1e-12 * max(1, model.objective_)
     np.testing.assert_array_equal(model.predict(X), reference.predict(X))
 
 
@@ -74,8 +75,8 @@ def test_coefficients_are_scikit_learns_for_other_parameters(random_problem, C, 
 def test_weights_count_as_repetitions(random_problem, rng):
     X, y = random_problem
     counts = rng.integers(0, 4, len(y))
-    weighted = SoftmaxRegression(tol=1e-14).fit(X, y, sample_weight=counts)
-    repeated = SoftmaxRegression(tol=1e-14).fit(np.repeat(X, counts, axis=0), np.repeat(y, counts))
+    weighted = SoftmaxRegression(tol=1e-12).fit(X, y, sample_weight=counts)
+    repeated = SoftmaxRegression(tol=1e-12).fit(np.repeat(X, counts, axis=0), np.repeat(y, counts))
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-6)
     np.testing.assert_allclose(weighted.objective_, repeated.objective_, rtol=1e-12)
 
@@ -147,7 +148,7 @@ def test_labels_of_any_kind(labels, rng):
 
 def test_layouts_and_frames_give_one_model(random_problem):
     X, y = random_problem
-    expected = SoftmaxRegression(tol=1e-14).fit(X, y).coef_
+    expected = SoftmaxRegression(tol=1e-12).fit(X, y).coef_
     names = [f"f{i}" for i in range(X.shape[1])]
     padded = np.zeros((len(X), 9))
     padded[:, 2:7] = X
@@ -163,7 +164,7 @@ def test_layouts_and_frames_give_one_model(random_problem):
         "polars": pl.DataFrame(X, schema=names),
     }
     for name, variant in variants.items():
-        model = SoftmaxRegression(tol=1e-14).fit(variant, y)
+        model = SoftmaxRegression(tol=1e-12).fit(variant, y)
         np.testing.assert_allclose(model.coef_, expected, rtol=1e-6, atol=1e-7, err_msg=name)
         if name in ("pandas", "polars"):
             assert list(model.feature_names_in_) == names
@@ -195,7 +196,7 @@ def test_short_fit_warns_and_tells_what_it_reached(random_problem):
         model = SoftmaxRegression(max_iter=2).fit(*random_problem)
     assert not model.converged_
     assert model.duality_gap_ > 1e-6
-    with pytest.warns(ConvergenceWarning, match="rounding|max_iter"):
+    with pytest.warns(ConvergenceWarning, match="rounding"):
         model = SoftmaxRegression(tol=0.0).fit(*random_problem)
     assert not model.converged_
     assert 0 < model.duality_gap_ < 1e-12
@@ -321,8 +322,8 @@ def test_verbose_draws_a_bar_in_a_terminal(monkeypatch, capsys, random_problem):
 
 def test_constant_columns_do_no_harm(random_problem):
     X, y = random_problem
-    plain = SoftmaxRegression(tol=1e-14).fit(X, y)
-    constant = SoftmaxRegression(tol=1e-14).fit(np.column_stack([X, np.full(len(X), 1e4)]), y)
+    plain = SoftmaxRegression(tol=1e-12).fit(X, y)
+    constant = SoftmaxRegression(tol=1e-12).fit(np.column_stack([X, np.full(len(X), 1e4)]), y)
     np.testing.assert_allclose(constant.coef_[:, :5], plain.coef_, atol=1e-6)
     np.testing.assert_allclose(constant.coef_[:, 5], 0, atol=1e-9)
 

@@ -37,6 +37,8 @@ _DECREASE, _CURVATURE = 1e-4, 0.9
 # Values closer than this, relative, can't be told apart; the slopes decide then.
 _VALUE_NOISE = 1e-14
 _MEMORY = 20
+# Iterations without progress after which there will be none.
+_PATIENCE = 20
 # When the metric is taken: often while the point moves far, then every 30 iterations.
 _METRIC_ITERATIONS = (0, 4, 12, 30)
 
@@ -55,14 +57,22 @@ def lbfgs(
     from, in place of a multiple of the identity. It is asked for anew at growing intervals.
 
     Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled" where
-    rounding lets no step along the gradient itself improve on the point any more.
+    rounding ends all progress: no step along the gradient itself improves on the point, or neither the value nor the
+    gradient has become smaller for a while.
     """
     point = start
     pairs: deque[tuple[Vector, Vector, float]] = deque(maxlen=_MEMORY)
     inverse: Callable[[Vector], Vector] | None = None
+    lowest_value, smallest_gradient, idle = float("inf"), float("inf"), 0
     for iteration in range(max_iter):
         if stop(point):
             return point, iteration, "stopped"
+        size = float(np.abs(point.gradient).max(initial=0.0))
+        improved = point.value < lowest_value - _VALUE_NOISE * abs(point.value) or size < smallest_gradient
+        idle = 0 if improved else idle + 1
+        if idle == _PATIENCE:
+            return point, iteration, "stalled"
+        lowest_value, smallest_gradient = min(lowest_value, point.value), min(smallest_gradient, size)
         if iteration in _METRIC_ITERATIONS or (iteration and iteration % _METRIC_ITERATIONS[-1] == 0):
             inverse = metric(point)
         direction = -_inverse_hessian_product(pairs, inverse, point.gradient)
