@@ -95,7 +95,7 @@ def test_import_loads_numpy_alone():
         "import sys, softfast; "
         "print([m for m in ('sklearn', 'scipy', 'pandas', 'pyarrow', 'rich', 'typer') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_public_names_are_there():

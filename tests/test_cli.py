@@ -18,7 +18,7 @@ import softfast
 from softfast import SoftmaxRegression, cli, commands, model_file, numpy_reference
 from softfast.config import config
 
-COMMAND = [sys.executable, "-c", "from softfast.cli import main; main()"]
+COMMAND = [sys.executable, "-P", "-c", "from softfast.cli import main; main()"]
 IRIS = load_iris(as_frame=True)
 FEATURES = list(IRIS.data.columns)
 SPECIES = IRIS.target_names[IRIS.target]
@@ -284,7 +284,7 @@ def test_missing_extra_is_named(monkeypatch, capsys):
 
 def test_importing_the_command_loads_nothing_heavy():
     code = "import json, sys, softfast.commands; print(json.dumps(sorted(sys.modules)))"
-    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    loaded = json.loads(subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True).stdout)
     assert not {"sklearn", "scipy", "pyarrow", "pandas", "safetensors"} & set(loaded)
 
 

@@ -15,7 +15,11 @@ from softfast import _core
 def run(code, **environment):
     """Python code in a process of its own; its standard output."""
     result = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return result.returncode, result.stdout.strip(), result.stderr
 

@@ -9,4 +9,4 @@ class Import:
     param_names = ("module",)
 
     def time_import(self, module):
-        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+        subprocess.run([sys.executable, "-P", "-c", f"import {module}"], check=True)
