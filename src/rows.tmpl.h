@@ -121,6 +121,24 @@ static void V(outer)(const V(product) *product, const STORE *b, ptrdiff_t b_stri
     }
 }
 
+/* sum[i][q] += A[first + i, t...] b_q for m rows of A and vectors b_0..b_3 of B's rows. */
+SF_INLINE void V(dot_step)(N(vec) sum[6][4], const REAL *a, ptrdiff_t a_stride, N(vec) b0, N(vec) b1, N(vec) b2,
+                           N(vec) b3, const int m) {
+    SF_IN_REGISTER(b0);
+    SF_IN_REGISTER(b1);
+    SF_IN_REGISTER(b2);
+    SF_IN_REGISTER(b3);
+    SF_UNROLL
+    for (int i = 0; i < m; i++) {
+        N(vec) a_it = N(load)(a + i * a_stride);
+        SF_IN_REGISTER(a_it);
+        sum[i][0] = sum[i][0] + a_it * b0;
+        sum[i][1] = sum[i][1] + a_it * b1;
+        sum[i][2] = sum[i][2] + a_it * b2;
+        sum[i][3] = sum[i][3] + a_it * b3;
+    }
+}
+
 /* m rows of A by four columns of C, whose rows of B are b[0..3]. */
 SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_t column, const STORE *const b[4],
                             int n_valid, const int m) {
@@ -133,35 +151,13 @@ SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_
         sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = N(broadcast)(0);
     ptrdiff_t t = 0;
     for (; t + N(lanes) <= depth; t += N(lanes)) {
-        N(vec) v0 = V(load)(b0 + t), v1 = V(load)(b1 + t), v2 = V(load)(b2 + t), v3 = V(load)(b3 + t);
         sf_prefetch_step(product->next);
-        SF_IN_REGISTER(v0);
-        SF_IN_REGISTER(v1);
-        SF_IN_REGISTER(v2);
-        SF_IN_REGISTER(v3);
-        SF_UNROLL
-        for (int i = 0; i < m; i++) {
-            N(vec) a_it = N(load)(a + i * a_stride + t);
-            SF_IN_REGISTER(a_it);
-            sum[i][0] = sum[i][0] + a_it * v0;
-            sum[i][1] = sum[i][1] + a_it * v1;
-            sum[i][2] = sum[i][2] + a_it * v2;
-            sum[i][3] = sum[i][3] + a_it * v3;
-        }
+        V(dot_step)(sum, a + t, a_stride, V(load)(b0 + t), V(load)(b1 + t), V(load)(b2 + t), V(load)(b3 + t), m);
     }
     if (t < depth) {
         int part = (int)(depth - t);
-        N(vec) v0 = V(load_part)(b0 + t, part), v1 = V(load_part)(b1 + t, part);
-        N(vec) v2 = V(load_part)(b2 + t, part), v3 = V(load_part)(b3 + t, part);
-        SF_UNROLL
-        for (int i = 0; i < m; i++) {
-            N(vec) a_it = N(load)(a + i * a_stride + t);
-            SF_IN_REGISTER(a_it);
-            sum[i][0] = sum[i][0] + a_it * v0;
-            sum[i][1] = sum[i][1] + a_it * v1;
-            sum[i][2] = sum[i][2] + a_it * v2;
-            sum[i][3] = sum[i][3] + a_it * v3;
-        }
+        V(dot_step)(sum, a + t, a_stride, V(load_part)(b0 + t, part), V(load_part)(b1 + t, part),
+                    V(load_part)(b2 + t, part), V(load_part)(b3 + t, part), m);
     }
     SF_UNROLL
     for (int i = 0; i < m; i++) {
