@@ -300,7 +300,7 @@ cdef class Kernels:
             first = 0
             while first < n_tasks and bad == SF_OK:
                 last = min(first + group, n_tasks)
-                for task in prange(first, last, num_threads=n_threads, schedule='dynamic', chunksize=1):
+                for task in prange(first, last, num_threads=n_threads, schedule='guided'):
                     status[task] = run_loss_gradient(
                         &kernels, &part[task], size, &X.view, &targets.view, &model.view, block,
                         task * n_blocks // n_tasks, (task + 1) * n_blocks // n_tasks,

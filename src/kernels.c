@@ -56,37 +56,6 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
     return split;
 }
 
-/* The rows of the next block, fetched into the second-level cache one line a step while this block is computed:
- * the hardware's own prefetcher sleeps through the softmax and the backward product, and memory with it. */
-typedef struct {
-    const char *line, *run_end;
-    ptrdiff_t run_bytes, skip, runs_left;
-} sf_prefetch;
-
-static inline sf_prefetch sf_prefetch_rows(const sf_rows *x, ptrdiff_t itemsize, ptrdiff_t begin, ptrdiff_t end) {
-    ptrdiff_t n = (end < x->n_rows ? end : x->n_rows) - begin;
-    const char *first = (const char *)x->data + begin * x->row_stride * itemsize;
-    ptrdiff_t row = x->row_stride * itemsize, feature = x->feature_stride * itemsize, p = x->n_features;
-    if (n <= 0 || p == 0)
-        return (sf_prefetch){NULL, NULL, 0, 0, 0};
-    if (x->feature_stride == 1 && x->row_stride == p)
-        return (sf_prefetch){first, first + n * row, n * row, 0, 1};
-    if (x->feature_stride == 1)
-        return (sf_prefetch){first, first + p * feature, p * feature, row - p * feature, n};
-    return (sf_prefetch){first, first + n * row, n * row, feature - n * row, p};
-}
-
-static inline void sf_prefetch_step(sf_prefetch *next) {
-    if (next->line < next->run_end) {
-        SF_PREFETCH_L2(next->line);
-        next->line += 64;
-    } else if (next->runs_left > 1) {
-        next->runs_left--;
-        next->line = next->run_end + next->skip;
-        next->run_end = next->line + next->run_bytes;
-    }
-}
-
 #define REAL float
 #define INT int32_t
 #define UINT uint32_t
@@ -94,17 +63,20 @@ static inline void sf_prefetch_step(sf_prefetch *next) {
 #define N(name) SF_PASTE(name, f32)
 #include "vec.h"
 #include "vmath.h"
+#include "pack.tmpl.h"
 #include "tile.tmpl.h"
 #include "panel.tmpl.h"
 
 #define STORE float
 #define STORE_IS_REAL 1
 #define V(name) SF_PASTE(name, f32_in_f32)
+#define S(name) SF_PASTE(name, f32)
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
 #undef STORE
 #undef STORE_IS_REAL
 #undef V
+#undef S
 #undef REAL
 #undef INT
 #undef UINT
@@ -118,21 +90,25 @@ static inline void sf_prefetch_step(sf_prefetch *next) {
 #define N(name) SF_PASTE(name, f64)
 #include "vec.h"
 #include "vmath.h"
+#include "pack.tmpl.h"
 #include "tile.tmpl.h"
 #include "panel.tmpl.h"
 
 #define STORE double
 #define STORE_IS_REAL 1
 #define V(name) SF_PASTE(name, f64_in_f64)
+#define S(name) SF_PASTE(name, f64)
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
 #undef STORE
 #undef STORE_IS_REAL
 #undef V
+#undef S
 
 #define STORE float
 #define STORE_IS_REAL 0
 #define V(name) SF_PASTE(name, f32_in_f64)
+#define S(name) SF_PASTE(name, f32)
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
 

@@ -33,27 +33,27 @@ SF_INLINE REAL N(exp_row)(N(row) out, N(row) z, const int stores, const int shif
         }
     }
     const REAL m = N(max_of)(N(max)(m0, m1));
-    N(vec) rest0 = {0}, rest1 = {0}, ties0 = {0}, ties1 = {0}, one = N(broadcast)(1), top = N(broadcast)(m);
+    N(vec) rest0 = {0}, rest1 = {0}, others0 = {0}, others1 = {0}, one = N(broadcast)(1), top = N(broadcast)(m);
     for (ptrdiff_t p = 0; p < z.n_panels; p++) {
         const REAL *panel = N(panel)(z, p);
         REAL *to = N(panel)(out, p);
         for (int i = 0; i < SF_PANEL; i += 2 * N(lanes)) {
             N(vec) z0 = N(load)(panel + i), z1 = N(load)(panel + i + N(lanes));
-            N(ivec) is0 = N(equal)(z0, top), is1 = N(equal)(z1, top);
-            N(vec) d0 = N(keep)(z0 - top, ~is0), d1 = N(keep)(z1 - top, ~is1);
-            N(vec) e0 = N(exp)(d0), e1 = N(exp)(d1);
+            N(mask) other0 = N(differ)(z0, top), other1 = N(differ)(z1, top);
+            N(vec) d0 = N(keep)(z0 - top, other0), d1 = N(keep)(z1 - top, other1);
+            N(vec) e0 = N(exp_small)(d0), e1 = N(exp_small)(d1);
             if (stores) {
                 N(store)(to + i, shifted ? d0 : e0);
                 N(store)(to + i + N(lanes), shifted ? d1 : e1);
             }
-            rest0 += N(keep)(e0, ~is0);
-            rest1 += N(keep)(e1, ~is1);
-            ties0 += N(keep)(one, is0);
-            ties1 += N(keep)(one, is1);
+            rest0 = N(add_where)(other0, rest0, e0);
+            rest1 = N(add_where)(other1, rest1, e1);
+            others0 = N(add_where)(other0, others0, one);
+            others1 = N(add_where)(other1, others1, one);
         }
     }
     *maximum = m;
-    return N(sum)(rest0 + rest1) + (N(sum)(ties0 + ties1) - 1);
+    return N(sum)(rest0 + rest1) + ((REAL)(z.n_panels * SF_PANEL - 1) - N(sum)(others0 + others1));
 }
 
 /* As without_limit_nan: NaN where the maximum is infinite and not alone. */
@@ -129,7 +129,7 @@ SF_INLINE REAL N(residual_row)(N(row) out, N(row) z, N(row) q, int64_t label, RE
         for (ptrdiff_t p = 0; p < out.n_panels; p++)
             for (int i = 0; i < SF_PANEL; i += N(lanes)) {
                 N(vec) target = N(load)(N(panel)(q, p) + i), log_p = N(load)(N(panel)(out, p) + i) - log_sum;
-                losses -= N(keep)(target * log_p, ~N(equal)(target, N(broadcast)(0)));
+                losses -= N(keep)(target * log_p, N(differ)(target, N(broadcast)(0)));
                 sums += target;
             }
         REAL total = N(sum)(sums);
@@ -138,7 +138,7 @@ SF_INLINE REAL N(residual_row)(N(row) out, N(row) z, N(row) q, int64_t label, RE
             for (int i = 0; i < SF_PANEL; i += N(lanes)) {
                 REAL *at = N(panel)(out, p) + i;
                 N(vec) target = N(load)(N(panel)(q, p) + i), log_p = N(load)(at) - log_sum;
-                N(store)(at, weight * (total * N(exp)(log_p) - target));
+                N(store)(at, weight * (total * N(exp_small)(log_p) - target));
             }
     }
     return weight == 0 ? 0 : weight * loss;

@@ -14,7 +14,6 @@ typedef struct {
     REAL *tile;                       /* [panel][n][SF_PANEL], written: C = bias + A B, or */
     const REAL *bias;                 /* [panel][SF_PANEL] */
     double *sums;                     /* added to, where tile is NULL */
-    sf_prefetch *next;
 } V(panel_product);
 
 SF_INLINE void V(panel_micro)(const V(panel_product) *product, ptrdiff_t first, ptrdiff_t panel, int lane, const int m,
@@ -37,7 +36,6 @@ SF_INLINE void V(panel_micro)(const V(panel_product) *product, ptrdiff_t first, 
             SF_IN_REGISTER(b1);
         if (unit_stride)
             SF_PREFETCH(a0 + 8 * step);
-        sf_prefetch_step(product->next);
         SF_UNROLL
         for (int i = 0; i < m; i++) {
             const STORE *group = i < 5 ? a0 : i < 10 ? a5 : a10;
@@ -104,11 +102,11 @@ static void V(panel_multiply)(const V(panel_product) *product) {
 }
 
 /* Logits of the rows [begin, end) into a panel tile; the padding of the last panel becomes -inf. */
-static void V(panel_logits)(REAL *tile, const sf_rows *x, const sf_model *model, ptrdiff_t begin, ptrdiff_t end,
-                            sf_prefetch *next) {
+static void V(panel_logits)(REAL *tile, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
+                            ptrdiff_t end) {
     const V(panel_product) forward = {
         (const STORE *)x->data + begin * x->row_stride, x->row_stride, x->feature_stride, end - begin, x->n_features,
-        model->n_classes, model->coef, tile, model->intercept, NULL, next};
+        model->n_classes, model->coef, tile, model->intercept, NULL};
     V(panel_multiply)(&forward);
     /* Vectors beyond the last class are not computed. */
     const ptrdiff_t n_rows = end - begin, computed = sf_ceil_div(model->n_classes, N(lanes)) * N(lanes);
@@ -145,8 +143,7 @@ static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, cons
                                         const sf_model *model, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const ptrdiff_t n_classes = model->n_classes, n_panels = sf_panels(n_classes), n_rows = end - begin;
     REAL *tile = scratch, *target = tile + n_panels * SF_PANEL * n_rows;
-    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
-    V(panel_logits)(tile, x, model, begin, end, &next);
+    V(panel_logits)(tile, x, model, begin, end);
     for (ptrdiff_t r = 0; r < n_rows; r++) {
         N(row) z = V(tile_row)(tile, r, n_rows, n_classes);
         REAL loss = 0;
@@ -159,7 +156,7 @@ static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, cons
     }
     const V(panel_product) backward = {
         (const STORE *)x->data + begin * x->row_stride, x->feature_stride, x->row_stride, x->n_features, n_rows,
-        n_classes, tile, NULL, NULL, out->coef, &next};
+        n_classes, tile, NULL, NULL, out->coef};
     V(panel_multiply)(&backward);
     return SF_OK;
 }
@@ -168,8 +165,7 @@ static int V(panel_predict)(void *out, ptrdiff_t out_stride, sf_map map, const s
                             ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const ptrdiff_t n_rows = end - begin, first = map == SF_IDENTITY ? model->n_classes - model->n_outputs : 0;
     REAL *tile = scratch, zero_or_nan = 0;
-    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
-    V(panel_logits)(tile, x, model, begin, end, &next);
+    V(panel_logits)(tile, x, model, begin, end);
     for (ptrdiff_t r = 0; r < n_rows; r++) {
         N(row) z = V(tile_row)(tile, r, n_rows, model->n_classes);
         REAL *to = (REAL *)out + (begin + r) * out_stride, factor = 1, offset = 0;

@@ -1,5 +1,5 @@
 /* rows.tmpl.h: everything that reads X or logits of type STORE and computes in REAL.  Included once for each pair;
- * V(name) adds the pair's suffix, N(name) that of REAL.
+ * V(name) adds the pair's suffix, N(name) that of REAL, S(name) that of STORE.
  *
  * Both products are one of two micro-kernels that read the rows of X where they lie, in either order:
  *   outer: C[i, j] += sum_t A[i, t] B[t, j]   j across lanes, A broadcast; B's rows t are contiguous in j;
@@ -48,43 +48,54 @@ typedef struct {
     const REAL *bias;
     double *sums;                         /* added to, where tile is NULL */
     ptrdiff_t c_stride;
-    sf_prefetch *next;
 } V(product);
 
-/* m rows of A by n_vectors vectors of columns of B, the last of which has `part` valid lanes where part > 0. */
+/* sum[i][v] += A[first + i, t] b_v for m rows of A and the n_vectors vectors of a row t of B, the last of which has
+ * `part` valid lanes where it is `masked`. */
+SF_INLINE void V(outer_step)(N(vec) sum[14][2], const REAL *a, ptrdiff_t a_stride, const STORE *b, ptrdiff_t b_stride,
+                             const int m, const int n_vectors, const int masked, int part) {
+    N(vec) b0, b1 = {0};
+    if (n_vectors == 2) {
+        b0 = V(load)(b);
+        b1 = masked ? V(load_part)(b + N(lanes), part) : V(load)(b + N(lanes));
+        SF_IN_REGISTER(b1);
+    } else {
+        b0 = masked ? V(load_part)(b, part) : V(load)(b);
+    }
+    SF_IN_REGISTER(b0);
+    SF_PREFETCH((const char *)(b + 8 * b_stride));
+    if (n_vectors == 2)
+        SF_PREFETCH((const char *)(b + 8 * b_stride) + 64);
+    SF_UNROLL
+    for (int i = 0; i < m; i++) {
+        N(vec) a_it = N(broadcast)(a[i * a_stride]);
+        if (n_vectors == 2)
+            SF_IN_REGISTER(a_it);
+        sum[i][0] = sum[i][0] + a_it * b0;
+        if (n_vectors == 2)
+            sum[i][1] = sum[i][1] + a_it * b1;
+    }
+}
+
+/* m rows of A by n_vectors vectors of columns of B.  next: what to fetch meanwhile, half as many rows. */
 SF_INLINE void V(outer_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_t column, const STORE *b,
-                              ptrdiff_t b_stride, const int m, const int n_vectors, const int masked, int part) {
+                              ptrdiff_t b_stride, const STORE *next, const int m, const int n_vectors,
+                              const int masked, int part) {
     const REAL *a = product->a + first * product->a_stride;
     const ptrdiff_t a_stride = product->a_stride, depth = product->depth;
     N(vec) sum[14][2];
     SF_UNROLL
     for (int i = 0; i < m; i++)
         sum[i][0] = sum[i][1] = N(broadcast)(0);
-    for (ptrdiff_t t = 0; t < depth; t++, b += b_stride) {
-        N(vec) b0, b1 = {0};
-        if (n_vectors == 2) {
-            b0 = V(load)(b);
-            b1 = masked ? V(load_part)(b + N(lanes), part) : V(load)(b + N(lanes));
-        } else {
-            b0 = masked ? V(load_part)(b, part) : V(load)(b);
-        }
-        SF_PREFETCH((const char *)(b + 8 * b_stride));
-        if (n_vectors == 2)
-            SF_PREFETCH((const char *)(b + 8 * b_stride) + 64);
-        sf_prefetch_step(product->next);
-        SF_IN_REGISTER(b0);
-        if (n_vectors == 2)
-            SF_IN_REGISTER(b1);
-        SF_UNROLL
-        for (int i = 0; i < m; i++) {
-            N(vec) a_it = N(broadcast)(a[i * a_stride + t]);
-            if (n_vectors == 2)
-                SF_IN_REGISTER(a_it);
-            sum[i][0] = sum[i][0] + a_it * b0;
-            if (n_vectors == 2)
-                sum[i][1] = sum[i][1] + a_it * b1;
-        }
+    ptrdiff_t t = 0;
+    for (; t + 2 <= depth; t += 2, b += 2 * b_stride, next += b_stride) {
+        SF_PREFETCH_L2(next);
+        SF_PREFETCH_L2(next + N(lanes));
+        V(outer_step)(sum, a + t, a_stride, b, b_stride, m, n_vectors, masked, part);
+        V(outer_step)(sum, a + t + 1, a_stride, b + b_stride, b_stride, m, n_vectors, masked, part);
     }
+    if (t < depth)
+        V(outer_step)(sum, a + t, a_stride, b, b_stride, m, n_vectors, masked, part);
     SF_UNROLL
     for (int i = 0; i < m; i++) {
         ptrdiff_t c = (first + i) * product->c_stride + column;
@@ -99,21 +110,22 @@ SF_INLINE void V(outer_micro)(const V(product) *product, ptrdiff_t first, ptrdif
 }
 
 /* C (n_outputs, n_columns); C's rows have room up to a whole vector. */
-static void V(outer)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns) {
+static void V(outer)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns,
+                     ptrdiff_t ahead) {
     const sf_split classes = sf_even_split(product->n_outputs, V(outer_classes));
     for (ptrdiff_t column = 0; column < n_columns; column += 2 * N(lanes)) {
         ptrdiff_t left = n_columns - column;
         int n_vectors = left > N(lanes) ? 2 : 1, part = (int)(left - (n_vectors - 1) * N(lanes));
-        const STORE *b_column = b + column;
+        const STORE *b_column = b + column, *next = b_column + ahead + product->depth / 2 * b_stride;
         for (ptrdiff_t first = 0, i = 0; i < classes.n_blocks; i++) {
             int m = classes.size + (i < classes.n_larger);
 #define SF_CALL(M)                                                                                                     \
     if (n_vectors == 1)                                                                                                \
-        V(outer_micro)(product, first, column, b_column, b_stride, M, 1, 1, part);                                     \
+        V(outer_micro)(product, first, column, b_column, b_stride, next, M, 1, 1, part);                                     \
     else if (part < N(lanes))                                                                                          \
-        V(outer_micro)(product, first, column, b_column, b_stride, M, 2, 1, part);                                     \
+        V(outer_micro)(product, first, column, b_column, b_stride, next, M, 2, 1, part);                                     \
     else                                                                                                               \
-        V(outer_micro)(product, first, column, b_column, b_stride, M, 2, 0, 0);
+        V(outer_micro)(product, first, column, b_column, b_stride, next, M, 2, 0, 0);
             SF_FOR_OUTER(m, SF_CALL)
 #undef SF_CALL
             first += m;
@@ -141,17 +153,18 @@ SF_INLINE void V(dot_step)(N(vec) sum[6][4], const REAL *a, ptrdiff_t a_stride, 
 
 /* m rows of A by four columns of C, whose rows of B are b[0..3]. */
 SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_t column, const STORE *const b[4],
-                            int n_valid, const int m) {
+                            const STORE *const next[2], int n_valid, const int m) {
     const REAL *a = product->a + first * product->a_stride;
     const ptrdiff_t a_stride = product->a_stride, depth = product->depth;
-    const STORE *b0 = b[0], *b1 = b[1], *b2 = b[2], *b3 = b[3];
+    const STORE *b0 = b[0], *b1 = b[1], *b2 = b[2], *b3 = b[3], *next0 = next[0], *next1 = next[1];
     N(vec) sum[6][4];
     SF_UNROLL
     for (int i = 0; i < m; i++)
         sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = N(broadcast)(0);
     ptrdiff_t t = 0;
     for (; t + N(lanes) <= depth; t += N(lanes)) {
-        sf_prefetch_step(product->next);
+        SF_PREFETCH_L2(next0 + t);
+        SF_PREFETCH_L2(next1 + t);
         V(dot_step)(sum, a + t, a_stride, V(load)(b0 + t), V(load)(b1 + t), V(load)(b2 + t), V(load)(b3 + t), m);
     }
     if (t < depth) {
@@ -174,7 +187,8 @@ SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_
 }
 
 /* C (n_outputs, n_columns); in a tile, columns up to a multiple of four are written (the excess repeats the last). */
-static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns) {
+static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns,
+                   ptrdiff_t ahead) {
     /* A is visited in slices that stay in the second-level cache while the columns pass by. */
     ptrdiff_t slice = 128 * 1024 / (ptrdiff_t)sizeof(REAL) / (product->a_stride + 1) / V(dot_classes);
     slice = (slice < 1 ? 1 : slice) * V(dot_classes);
@@ -186,9 +200,11 @@ static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride
             const STORE *b_rows[4];
             for (int q = 0; q < 4; q++)
                 b_rows[q] = b + (column + (q < n_valid ? q : n_valid - 1)) * b_stride;
+            const STORE *next = b + ahead + column / 2 * b_stride;
+            const STORE *const next_rows[2] = {next, next + b_stride};
             for (ptrdiff_t first = 0, i = 0; i < classes.n_blocks; i++) {
                 int m = classes.size + (i < classes.n_larger);
-#define SF_CALL(M) V(dot_micro)(product, begin + first, column, b_rows, n_valid, M);
+#define SF_CALL(M) V(dot_micro)(product, begin + first, column, b_rows, next_rows, n_valid, M);
                 SF_FOR_DOT(m, SF_CALL)
 #undef SF_CALL
                 first += m;
@@ -197,31 +213,63 @@ static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride
     }
 }
 
-/* A product with the rows [begin, end) of X.  columns_are_rows: C's columns are rows of X (forward), else features. */
+/* A product with the rows [begin, end) of X.  columns_are_rows: C's columns are rows of X (forward), else features.
+ *
+ * Meanwhile the next block is fetched into the second-level cache, half by the forward product and half by the
+ * backward one: the hardware's own prefetcher sleeps through the softmax and the columns of X, and memory with it.
+ * B's first rows are fetched by dot, its last ones by outer, a line or two a step. */
 static void V(multiply)(const V(product) *product, const sf_rows *x, ptrdiff_t begin, ptrdiff_t end,
                         int columns_are_rows) {
     ptrdiff_t n_columns = columns_are_rows ? end - begin : x->n_features;
     const STORE *b = (const STORE *)x->data + begin * x->row_stride;
+    const ptrdiff_t ahead = 2 * end - begin <= x->n_rows ? (end - begin) * x->row_stride : 0;
     if (x->feature_stride == 1) {
         if (columns_are_rows)
-            V(dot)(product, b, x->row_stride, n_columns);
+            V(dot)(product, b, x->row_stride, n_columns, ahead);
         else
-            V(outer)(product, b, x->row_stride, n_columns);
+            V(outer)(product, b, x->row_stride, n_columns, ahead);
     } else {
         if (columns_are_rows)
-            V(outer)(product, b, x->feature_stride, n_columns);
+            V(outer)(product, b, x->feature_stride, n_columns, ahead);
         else
-            V(dot)(product, b, x->feature_stride, n_columns);
+            V(dot)(product, b, x->feature_stride, n_columns, ahead);
     }
 }
 
-/* tile (K, stride) = logits of the rows [begin, end); a reference class leads with zeros. */
+/* The forward product with rows [begin, end) of contiguous features, SF_PACK_ROWS transposed at a time; packed is
+ * scratch.  As V(multiply), it fetches half of the next block meanwhile. */
+#if defined(__AVX2__)
+static void V(multiply_packed)(const V(product) *product, const sf_rows *x, ptrdiff_t begin, ptrdiff_t end,
+                               STORE *packed) {
+    const ptrdiff_t p = x->n_features, row_stride = x->row_stride;
+    const ptrdiff_t ahead = 2 * end - begin <= x->n_rows ? (end - begin) * row_stride : 0;
+    const STORE *rows = (const STORE *)x->data + begin * row_stride, *next = rows + ahead;
+    V(product) part = *product;
+    for (ptrdiff_t r = 0; r < end - begin; r += SF_PACK_ROWS) {
+        const ptrdiff_t n_rows = end - begin - r < SF_PACK_ROWS ? end - begin - r : SF_PACK_ROWS;
+        for (ptrdiff_t q = 0; q < n_rows / 2; q++, next += row_stride)
+            for (ptrdiff_t j = 0; j < p; j += 64 / (ptrdiff_t)sizeof(STORE))
+                SF_PREFETCH_L2(next + j);
+        S(pack)(packed, rows + r * row_stride, row_stride, n_rows, p);
+        part.tile = product->tile + r;
+        V(outer)(&part, packed, SF_PACK_ROWS, n_rows, 0);
+    }
+}
+#endif
+
+/* tile (K, stride) = logits of the rows [begin, end); a reference class leads with zeros.  packed: scratch. */
 static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
-                           ptrdiff_t end, sf_prefetch *next) {
+                           ptrdiff_t end, void *packed) {
     ptrdiff_t n_reference = model->n_classes - model->n_outputs;
     memset(tile, 0, (size_t)(n_reference * stride) * sizeof(REAL));
     V(product) forward = {model->coef, sf_coef_stride(x->n_features), model->n_outputs, x->n_features,
-                          tile + n_reference * stride, model->intercept, NULL, stride, next};
+                          tile + n_reference * stride, model->intercept, NULL, stride};
+#if defined(__AVX2__)
+    if (x->feature_stride == 1 && S(packs)(x->n_features, model->n_outputs)) {
+        V(multiply_packed)(&forward, x, begin, end, packed);
+        return;
+    }
+#endif
     V(multiply)(&forward, x, begin, end, 1);
 }
 
@@ -274,8 +322,7 @@ static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_t
     const ptrdiff_t n_reference = model->n_classes - n_outputs;
     REAL *tile = scratch;
     const REAL *loss;
-    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
-    V(logits_tile)(tile, stride, x, model, begin, end, &next);
+    V(logits_tile)(tile, stride, x, model, begin, end, tile + (2 * model->n_classes + 4) * stride);
     ptrdiff_t status = V(residual)(tile, stride, targets, model->n_classes, begin, end, &loss);
     if (status != SF_OK)
         return status;
@@ -288,7 +335,7 @@ static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_t
             sum += N(load)(residual + k * stride + r);
         out->intercept[k] += N(sum)(sum);
     }
-    V(product) backward = {residual, stride, n_outputs, n_rows, NULL, NULL, out->coef, sf_coef_stride(x->n_features), &next};
+    V(product) backward = {residual, stride, n_outputs, n_rows, NULL, NULL, out->coef, sf_coef_stride(x->n_features)};
     V(multiply)(&backward, x, begin, end, 0);
     return SF_OK;
 }
@@ -299,8 +346,7 @@ static int V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows
         return V(panel_predict)(out, out_stride, map, x, model, begin, end, scratch);
     const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
     REAL *tile = scratch;
-    sf_prefetch next = sf_prefetch_rows(x, sizeof(STORE), end, 2 * end - begin);
-    V(logits_tile)(tile, stride, x, model, begin, end, &next);
+    V(logits_tile)(tile, stride, x, model, begin, end, tile + (2 * model->n_classes + 4) * stride);
     /* z - z is 0 or, where z is not finite, NaN. */
     N(vec) zero_or_nan = {0};
     for (ptrdiff_t k = 0; k < model->n_classes; k++) {

@@ -15,6 +15,8 @@
 
 #define SF_ALIGNMENT 64   /* bytes; of every scratch and model buffer */
 #define SF_PANEL 32       /* classes of a panel, where classes lie across the lanes */
+#define SF_PACK_ROWS 32   /* rows that are transposed at a time, where they are */
+#define SF_PACK_BYTES (32 * 1024) /* of their tile at most: two thirds of a first-level cache */
 #define SF_MAX_LANES 16   /* lanes of the widest vector; the padding unit of tiles and packed coefficients */
 
 /* X (n, p): element (i, j) at data[i * row_stride + j * feature_stride]; one of the two strides is 1. */
@@ -134,10 +136,11 @@ static inline ptrdiff_t sf_block_rows(ptrdiff_t n_features, ptrdiff_t n_classes,
     return rows < 32 ? 32 : rows > 256 ? 256 : rows;
 }
 
-/* Bytes of scratch for blocks of n_rows: two tiles (logits, probability targets) and four values a row. */
+/* Bytes of scratch for blocks of n_rows: two tiles (logits, probability targets), four values a row, and some rows
+ * transposed. */
 static inline size_t sf_scratch_bytes(ptrdiff_t n_rows, ptrdiff_t n_classes) {
     size_t padded = (size_t)(n_rows + SF_MAX_LANES - 1) / SF_MAX_LANES * SF_MAX_LANES;
-    return (2 * (size_t)sf_panels(n_classes) * SF_PANEL + 4) * padded * sizeof(double);
+    return (2 * (size_t)sf_panels(n_classes) * SF_PANEL + 4) * padded * sizeof(double) + SF_PACK_BYTES;
 }
 
 #endif

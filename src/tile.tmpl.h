@@ -12,20 +12,20 @@
  * log1p of it is accurate however certain the row is. */
 SF_INLINE N(vec) N(exp_column)(REAL *s, ptrdiff_t n_classes, ptrdiff_t stride, const int shifted, N(vec) *maximum) {
     N(vec) m = N(load)(s), rest = {0};
-    N(vec) further_ties = N(broadcast)(-1), one = N(broadcast)(1);
+    N(vec) others = {0}, one = N(broadcast)(1);
     for (ptrdiff_t k = 1; k < n_classes; k++)
         m = N(max)(m, N(load)(s + k * stride));
     for (ptrdiff_t k = 0; k < n_classes; k++) {
         N(vec) z = N(load)(s + k * stride);
-        N(ivec) is_maximum = N(equal)(z, m);
-        N(vec) distance = N(keep)(z - m, ~is_maximum);
-        N(vec) e = N(exp)(distance);
+        N(mask) is_other = N(differ)(z, m);
+        N(vec) distance = N(keep)(z - m, is_other);
+        N(vec) e = N(exp_small)(distance);
         N(store)(s + k * stride, shifted ? distance : e);
-        rest += N(keep)(e, ~is_maximum);
-        further_ties += N(keep)(one, is_maximum);
+        rest = N(add_where)(is_other, rest, e);
+        others = N(add_where)(is_other, others, one);
     }
     *maximum = m;
-    return rest + further_ties;
+    return rest + ((REAL)(n_classes - 1) - others);
 }
 
 /* NaN in the rows whose limit does not exist: an infinite maximum (m - m is NaN there) that is not alone. */
@@ -79,20 +79,25 @@ static void N(scatter_tile)(REAL *out, ptrdiff_t row_stride, ptrdiff_t class_str
  * weighted losses.  Returns SF_OK or the first row, counted from 0, whose label is outside 0..K-1. */
 static ptrdiff_t N(residual_tile)(REAL *s, const REAL *target, const int64_t *labels, const double *weight,
                                   ptrdiff_t n_rows, ptrdiff_t n_classes, ptrdiff_t stride, REAL *rows) {
-    REAL *loss = rows, *w = rows + stride, *z_label = rows + 2 * stride;
-    for (ptrdiff_t r = 0; r < stride; r++)
-        w[r] = r >= n_rows ? 0 : weight ? (REAL)weight[r] : 1;
+    REAL *loss = rows, *w = rows + stride;
+    INT *label = (INT *)(rows + 2 * stride);
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        w[r] = weight ? (REAL)weight[r] : 1;
+    if (!target) {
+        int outside = 0;
+        for (ptrdiff_t r = 0; r < n_rows; r++) {
+            outside |= (uint64_t)labels[r] >= (uint64_t)n_classes;
+            label[r] = (INT)labels[r];
+        }
+        for (ptrdiff_t r = 0; outside; r++)
+            if (labels[r] < 0 || labels[r] >= n_classes)
+                return r;
+    }
     for (ptrdiff_t r = n_rows; r < stride; r++) {
         for (ptrdiff_t k = 0; k < n_classes; k++)
             s[k * stride + r] = 0;
-        z_label[r] = 0;
-    }
-    if (!target) {
-        for (ptrdiff_t r = 0; r < n_rows; r++) {
-            if (labels[r] < 0 || labels[r] >= n_classes)
-                return r;
-            z_label[r] = s[labels[r] * stride + r];
-        }
+        w[r] = 0;
+        label[r] = 0;
     }
     for (ptrdiff_t r = 0; r < stride; r += N(lanes)) {
         N(vec) m, weight_r = N(load)(w + r), loss_r = {0};
@@ -103,26 +108,28 @@ static ptrdiff_t N(residual_tile)(REAL *s, const REAL *target, const int64_t *la
             N(vec) log_sum = N(log1p)(N(without_limit_nan)(rest, m));
             for (ptrdiff_t k = 0; k < n_classes; k++) {
                 N(vec) q = N(load)(target + k * stride + r), log_p = N(load)(s + k * stride + r) - log_sum;
-                loss_r -= N(select)(N(equal)(q, N(broadcast)(0)), q, q * log_p);
+                loss_r -= N(keep)(q * log_p, N(differ)(q, N(broadcast)(0)));
                 q_sum += q;
             }
             for (ptrdiff_t k = 0; k < n_classes; k++) {
                 N(vec) q = N(load)(target + k * stride + r), log_p = N(load)(s + k * stride + r) - log_sum;
-                N(store)(s + k * stride + r, weight_r * (q_sum * N(exp)(log_p) - q));
+                N(store)(s + k * stride + r, weight_r * (q_sum * N(exp_small)(log_p) - q));
             }
         } else {
-            N(vec) rest = N(exp_column)(s + r, n_classes, stride, 0, &m), z = N(load)(z_label + r);
+            const N(ivec) label_r = N(load_int)(label + r);
+            N(vec) z = N(load)(s + r);
+            for (ptrdiff_t k = 1; k < n_classes; k++)
+                z = N(select)(N(same)(label_r, (N(ivec)){0} + (INT)k), N(load)(s + k * stride + r), z);
+            N(vec) rest = N(exp_column)(s + r, n_classes, stride, 0, &m);
             rest = N(without_limit_nan)(rest, m);
-            loss_r = N(log1p)(rest) - N(keep)(z - m, ~N(equal)(z, m));
+            loss_r = N(log1p)(rest) - N(keep)(z - m, N(differ)(z, m));
             N(vec) scale = weight_r / (1 + rest);
             for (ptrdiff_t k = 0; k < n_classes; k++)
-                N(store)(s + k * stride + r, N(load)(s + k * stride + r) * scale);
+                N(store)(s + k * stride + r, N(load)(s + k * stride + r) * scale
+                                                 - N(keep)(weight_r, N(same)(label_r, (N(ivec)){0} + (INT)k)));
         }
-        N(store)(loss + r, N(keep)(weight_r * loss_r, ~N(equal)(weight_r, N(broadcast)(0))));
+        N(store)(loss + r, N(keep)(weight_r * loss_r, N(differ)(weight_r, N(broadcast)(0))));
     }
-    if (!target)
-        for (ptrdiff_t r = 0; r < n_rows; r++)
-            s[labels[r] * stride + r] -= w[r];
     return SF_OK;
 }
 

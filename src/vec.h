@@ -20,6 +20,7 @@ enum { N(lanes) = 1 };
 
 SF_INLINE N(vec) N(load)(const REAL *p) { return *(const N(vec_unaligned) *)p; }
 SF_INLINE void N(store)(REAL *p, N(vec) v) { *(N(vec_unaligned) *)p = v; }
+SF_INLINE N(ivec) N(load_int)(const INT *p) { N(ivec) v; memcpy(&v, p, sizeof v); return v; }
 SF_INLINE N(vec) N(broadcast)(REAL x) { return x - (N(vec)){0}; }
 SF_INLINE N(ivec) N(bits)(N(vec) v) { N(ivec) i; memcpy(&i, &v, sizeof i); return i; }
 SF_INLINE N(vec) N(from_bits)(N(ivec) i) { N(vec) v; memcpy(&v, &i, sizeof v); return v; }
@@ -95,18 +96,52 @@ SF_INLINE void N(store_stream)(REAL *p, N(vec) v) {
 #endif
 }
 
-/* Comparisons as masks of all ones, on vectors and on plain scalars. */
-#if SF_VECTORS
-SF_INLINE N(ivec) N(equal)(N(vec) a, N(vec) b) { return (N(ivec))(a == b); }
-SF_INLINE N(ivec) N(less)(N(vec) a, N(vec) b) { return (N(ivec))(a < b); }
+/* Comparisons give masks: bits of a register of their own with AVX-512, vectors of all ones or zeros elsewhere.  differ
+ * is true where either operand is NaN. */
+#if defined(__AVX512F__) && REAL_BITS == 32
+typedef __mmask16 N(mask);
+SF_INLINE N(mask) N(equal)(N(vec) a, N(vec) b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
+SF_INLINE N(mask) N(differ)(N(vec) a, N(vec) b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NEQ_UQ); }
+SF_INLINE N(mask) N(less)(N(vec) a, N(vec) b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
+SF_INLINE N(mask) N(same)(N(ivec) a, N(ivec) b) { return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b); }
+SF_INLINE N(vec) N(keep)(N(vec) a, N(mask) mask) { return (N(vec))_mm512_maskz_mov_ps(mask, (__m512)a); }
+SF_INLINE N(vec) N(select)(N(mask) mask, N(vec) a, N(vec) b) {
+    return (N(vec))_mm512_mask_mov_ps((__m512)b, mask, (__m512)a);
+}
+SF_INLINE N(vec) N(add_where)(N(mask) mask, N(vec) a, N(vec) b) {
+    return (N(vec))_mm512_mask_add_ps((__m512)a, mask, (__m512)a, (__m512)b);
+}
+#elif defined(__AVX512F__)
+typedef __mmask8 N(mask);
+SF_INLINE N(mask) N(equal)(N(vec) a, N(vec) b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ); }
+SF_INLINE N(mask) N(differ)(N(vec) a, N(vec) b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NEQ_UQ); }
+SF_INLINE N(mask) N(less)(N(vec) a, N(vec) b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ); }
+SF_INLINE N(mask) N(same)(N(ivec) a, N(ivec) b) { return _mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b); }
+SF_INLINE N(vec) N(keep)(N(vec) a, N(mask) mask) { return (N(vec))_mm512_maskz_mov_pd(mask, (__m512d)a); }
+SF_INLINE N(vec) N(select)(N(mask) mask, N(vec) a, N(vec) b) {
+    return (N(vec))_mm512_mask_mov_pd((__m512d)b, mask, (__m512d)a);
+}
+SF_INLINE N(vec) N(add_where)(N(mask) mask, N(vec) a, N(vec) b) {
+    return (N(vec))_mm512_mask_add_pd((__m512d)a, mask, (__m512d)a, (__m512d)b);
+}
 #else
-SF_INLINE N(ivec) N(equal)(N(vec) a, N(vec) b) { return -(INT)(a == b); }
-SF_INLINE N(ivec) N(less)(N(vec) a, N(vec) b) { return -(INT)(a < b); }
+typedef N(ivec) N(mask);
+#if SF_VECTORS
+#define SF_MASK(comparison) ((N(ivec))(comparison))
+#else
+#define SF_MASK(comparison) (-(INT)(comparison))
 #endif
-SF_INLINE N(vec) N(keep)(N(vec) a, N(ivec) mask) { return N(from_bits)(N(bits)(a) & mask); }
-SF_INLINE N(vec) N(select)(N(ivec) mask, N(vec) a, N(vec) b) {
+SF_INLINE N(mask) N(equal)(N(vec) a, N(vec) b) { return SF_MASK(a == b); }
+SF_INLINE N(mask) N(differ)(N(vec) a, N(vec) b) { return SF_MASK(a != b); }
+SF_INLINE N(mask) N(less)(N(vec) a, N(vec) b) { return SF_MASK(a < b); }
+SF_INLINE N(mask) N(same)(N(ivec) a, N(ivec) b) { return SF_MASK(a == b); }
+#undef SF_MASK
+SF_INLINE N(vec) N(keep)(N(vec) a, N(mask) mask) { return N(from_bits)(N(bits)(a) & mask); }
+SF_INLINE N(vec) N(select)(N(mask) mask, N(vec) a, N(vec) b) {
     return N(from_bits)((N(bits)(a) & mask) | (N(bits)(b) & ~mask));
 }
+SF_INLINE N(vec) N(add_where)(N(mask) mask, N(vec) a, N(vec) b) { return a + N(keep)(b, mask); }
+#endif
 
 /* Where either operand is NaN the result is b: a running maximum max(m, x) may forget an earlier NaN. */
 SF_INLINE N(vec) N(max)(N(vec) a, N(vec) b) {

@@ -55,16 +55,19 @@ SF_INLINE N(vec) N(power_of_two)(N(ivec) n) {
     return N(from_bits)((N(ivec))((N(uvec))(n + N(exponent_bias)) << N(mantissa_bits)));
 }
 
-SF_INLINE N(vec) N(exp)(N(vec) x) {
-    /* The clamp keeps n in range; written so that NaN passes through. */
+/* exp(x) where x <= SF_EXP_MAX or NaN: differences from a maximum, for one. */
+SF_INLINE N(vec) N(exp_small)(N(vec) x) {
+    /* Keeps n in range; written so that NaN passes through. */
     x = N(max)(N(broadcast)(SF_EXP_MIN), x);
-    x = N(select)(N(less)(N(broadcast)(SF_EXP_MAX), x), N(broadcast)(SF_EXP_MAX), x);
     N(vec) shifted = x * SF_LOG2E + SF_ROUND;
     N(vec) n = shifted - SF_ROUND;
     N(vec) high = x - n * SF_LN2_HIGH, r = high - n * SF_LN2_LOW;
-    /* What the rounding of r lost; without it float64 errs by up to 1.03 ulp. */
-    N(vec) lost = (high - r) - n * SF_LN2_LOW;
-    N(vec) y = (r + ((r * r) * N(polynomial)(r, N(exp_p), SF_DEGREE(N(exp_p))) + lost)) + 1;
+    N(vec) rest = (r * r) * N(polynomial)(r, N(exp_p), SF_DEGREE(N(exp_p)));
+#if REAL_BITS == 64
+    /* What the rounding of r lost: without it the result errs by up to 1.03 ulp. */
+    rest += (high - r) - n * SF_LN2_LOW;
+#endif
+    N(vec) y = (r + rest) + 1;
 #if defined(__AVX512F__) && REAL_BITS == 32
     return (N(vec))_mm512_scalef_ps((__m512)y, (__m512)n);
 #elif defined(__AVX512F__)
@@ -77,17 +80,21 @@ SF_INLINE N(vec) N(exp)(N(vec) x) {
 #endif
 }
 
+SF_INLINE N(vec) N(exp)(N(vec) x) {
+    return N(exp_small)(N(select)(N(less)(N(broadcast)(SF_EXP_MAX), x), N(broadcast)(SF_EXP_MAX), x));
+}
+
 SF_INLINE N(vec) N(log)(N(vec) x) {
     N(vec) zero = {0};
-    N(ivec) subnormal = N(less)(x, N(broadcast)(SF_SMALLEST_NORMAL));
+    N(mask) subnormal = N(less)(x, N(broadcast)(SF_SMALLEST_NORMAL));
     N(vec) scaled = N(select)(subnormal, x * N(power_of_two)((N(ivec)){0} + N(mantissa_bits) + 1), x);
     /* Subtracting the bits of sqrt(1/2) splits x = 2^n m with sqrt(1/2) <= m < sqrt(2). */
     N(ivec) offset = N(bits)(N(broadcast)(SF_SQRT_HALF));
     N(ivec) exponent = (N(bits)(scaled) - offset) >> N(mantissa_bits);
     N(uvec) mantissa = (N(uvec))N(bits)(scaled) - ((N(uvec))exponent << N(mantissa_bits));
     N(vec) f = N(from_bits)((N(ivec))mantissa) - 1;
-    exponent -= subnormal & (N(mantissa_bits) + 1);
     N(vec) n = N(from_bits)(exponent + N(bits)(N(broadcast)(SF_ROUND))) - SF_ROUND;
+    n -= N(keep)(N(broadcast)(N(mantissa_bits) + 1), subnormal);
 
     N(vec) s = f / (f + 2), z = s * s;
     N(vec) tail = z * N(polynomial)(z, N(log_q), SF_DEGREE(N(log_q)));
@@ -97,7 +104,7 @@ SF_INLINE N(vec) N(log)(N(vec) x) {
     N(vec) infinity = N(broadcast)((REAL)INFINITY);
     y = N(select)(N(equal)(x, infinity), infinity, y);
     y = N(select)(N(equal)(x, zero), -infinity, y);
-    return N(select)(N(less)(x, zero) | ~N(equal)(x, x), zero * (REAL)NAN, y);
+    return N(select)(N(less)(x, zero) | N(differ)(x, x), zero * (REAL)NAN, y);
 }
 
 /* log(u) + (x - (u - 1)) / u with u = fl(1 + x) undoes the rounding of the sum (Kahan). */
