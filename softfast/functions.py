@@ -102,6 +102,10 @@ def logsumexp(x: ArrayLike, axis: int = -1, *, keepdims: bool = False, n_threads
     >>> float(softfast.logsumexp([1000.0, 1000.0]))
     1000.6931471805599
     """
+    if n_threads is None:
+        small = _core.default.map_small(x, axis, None, _core.LOGSUMEXP, keepdims)
+        if small is not None:
+            return small
     array, given = as_real("x", x), np.asarray(x).dtype
     axis = _axis(axis, array.ndim)
     shape = (*array.shape[:axis], 1, *array.shape[axis + 1 :])
@@ -126,7 +130,7 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like of shape (n, K)
-        float32 is computed in float32, float64 and integers in float64.
+        float16 and float32 are computed in float32, float64 and integers in float64.
     y : array_like of shape (n,) or (n, K)
         Integer labels 0..K-1, or probabilities q whose rows sum to 1.
     sample_weight : array_like of shape (n,), optional
@@ -174,7 +178,7 @@ def cross_entropy_gradient(
     -------
     loss : float, or ndarray of shape (n,)
         As `cross_entropy` returns it.
-    gradient : ndarray of shape (n, K), of the logits' dtype
+    gradient : ndarray of shape (n, K), of the logits' dtype, float64 for integers
         w (softmax(z) - q), divided by sum(w) with ``reduction="mean"``.
 
     Examples
@@ -283,6 +287,10 @@ def _run(code: int, x: Real, out: Real, axis: int, n_threads: int | None) -> Non
 
 
 def _map(code: int, x: ArrayLike, axis: int, out: NDArray[Any] | None, n_threads: int | None) -> NDArray[Any]:
+    if n_threads is None:
+        small = _core.default.map_small(x, axis, out, code)
+        if small is not None:
+            return small
     given = np.asarray(x)
     array = as_real("x", given)
     axis = _axis(axis, array.ndim)
@@ -308,12 +316,11 @@ def _is_direct(x: Real, out: NDArray[Any]) -> bool:
     Its axes must collapse without a copy. A block of rows is written after it has been read, so `out` may be `x`
     itself, but may not overlap it in any other way.
     """
-    same = out.ctypes.data == x.ctypes.data and out.strides == x.strides
     return (
         out.dtype == x.dtype
         and out.flags.aligned
         and (out.flags.c_contiguous or x.ndim <= 2)
-        and (same or not np.may_share_memory(out, x))
+        and (not np.may_share_memory(out, x) or (out.ctypes.data == x.ctypes.data and out.strides == x.strides))
     )
 
 
@@ -325,29 +332,32 @@ def _cross_entropy(
     n_threads: int | None,
     *,
     want_gradient: bool,
-) -> tuple[Any, Real | None]:
+) -> tuple[Any, NDArray[Any] | None]:
     """The reduced loss, and its gradient where wanted."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    z = as_real("logits", logits)
+    given = np.asarray(logits)
+    z = as_real("logits", given)
     if z.ndim != 2 or z.shape[1] < 1:
         raise ValueError(f"logits must have shape (n, K) with K >= 1, got {z.shape}")
     n_rows, n_classes = z.shape
-    if any(s % z.itemsize for s in z.strides):
+    if not z.flags.c_contiguous and any(s % z.itemsize for s in z.strides):
         z = z.copy("C")
     weight = as_weight(sample_weight, n_rows)
-    if reduction == "mean":
+    scaled: NDArray[np.float64] | float | None = weight
+    if reduction == "mean" and n_rows:
         # In the weights the division costs no pass over the gradient.
-        total = float(n_rows if weight is None else weight.sum())
-        weight = np.full(n_rows, 1 / total if n_rows else 0.0) if weight is None else weight / total
-    targets = _core.Targets(as_targets(y, n_rows, n_classes, z.dtype), weight)
-    gradient: Real | None = np.empty(z.shape, z.dtype) if want_gradient else None
+        scaled = 1 / n_rows if weight is None else weight / weight.sum()
+    targets = _core.Targets(as_targets(y, n_rows, n_classes, z.dtype), scaled)
+    gradient: NDArray[Any] | None = np.empty(z.shape, z.dtype) if want_gradient else None
     try:
         losses = _core.default.cross_entropy(
             z, targets, gradient, n_threads=resolve_threads(n_threads, _WORK_PER_ELEMENT * z.size)
         )
     except IndexError as error:
         raise ValueError(f"y: {error}") from None
+    if gradient is not None and given.dtype == np.float16:
+        gradient = gradient.astype(np.float16)
     if reduction == "none":
         return losses, gradient
-    return (float(losses.sum()) if n_rows or reduction == "sum" else float("nan")), gradient
+    return (float(np.add.reduce(losses)) if n_rows or reduction == "sum" else float("nan")), gradient

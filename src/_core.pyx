@@ -15,7 +15,9 @@ import os
 import numpy as np
 
 cimport cython
+cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
@@ -23,61 +25,12 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-cdef extern from "softfast.h" nogil:
-    enum: SF_ALIGNMENT
-    enum: SF_MAX_LANES
-    enum: SF_OK
-    ctypedef enum sf_map:
-        SF_SOFTMAX
-        SF_LOG_SOFTMAX
-        SF_LOGSUMEXP
-        SF_IDENTITY
-    ctypedef enum sf_real:
-        SF_F32
-        SF_F64
-    ctypedef struct sf_rows:
-        const void *data
-        ptrdiff_t n_rows, n_features, row_stride, feature_stride
-    ctypedef struct sf_targets:
-        const int64_t *labels
-        const void *proba
-        ptrdiff_t row_stride, class_stride
-        const double *weight
-    ctypedef struct sf_model:
-        const void *coef
-        const void *intercept
-        ptrdiff_t n_features, n_outputs, n_classes
-    ctypedef struct sf_gradient:
-        double loss
-        double *coef
-        double *intercept
-    ctypedef struct sf_logits:
-        const void *data
-        ptrdiff_t row_stride, class_stride
-    ctypedef struct sf_row_kernels:
-        ptrdiff_t (*loss_gradient)(sf_gradient *, const sf_rows *, const sf_targets *, const sf_model *, ptrdiff_t,
-                                   ptrdiff_t, void *) noexcept nogil
-        int (*predict)(void *, ptrdiff_t, sf_map, const sf_rows *, const sf_model *, ptrdiff_t, ptrdiff_t,
-                       void *) noexcept nogil
-    ctypedef struct sf_array_kernels:
-        void (*map)(void *, ptrdiff_t, ptrdiff_t, sf_map, const sf_logits *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
-                    int, void *) noexcept nogil
-        ptrdiff_t (*cross_entropy)(double *, void *, const sf_logits *, const sf_targets *, ptrdiff_t, ptrdiff_t,
-                                   ptrdiff_t, int, void *) noexcept nogil
-        void (*exp)(void *, const void *, ptrdiff_t) noexcept nogil
-        void (*log)(void *, const void *, ptrdiff_t) noexcept nogil
-    ctypedef struct sf_kernels:
-        const char *name
-        sf_row_kernels rows[2][2]
-        sf_array_kernels arrays[2]
-    const sf_kernels *const *sf_available()
-    ptrdiff_t sf_block_rows(ptrdiff_t, ptrdiff_t, size_t)
-    size_t sf_scratch_bytes(ptrdiff_t, ptrdiff_t)
-    bint sf_many_classes(ptrdiff_t)
-    ptrdiff_t sf_coef_size(const sf_model *)
-    ptrdiff_t sf_coef_index(const sf_model *, ptrdiff_t, ptrdiff_t)
-    ptrdiff_t sf_intercept_size(const sf_model *)
-    ptrdiff_t sf_intercept_index(const sf_model *, ptrdiff_t)
+from native cimport (
+    SF_ALIGNMENT, SF_F32, SF_F64, SF_IDENTITY, SF_LOGSUMEXP, SF_LOG_SOFTMAX, SF_OK, SF_SOFTMAX, sf_array_kernels,
+    sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_gradient, sf_intercept_index, sf_intercept_size,
+    sf_kernels, sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes, sf_targets,
+)
+from ndarrays cimport describe, is_vector_of, real_of, same_or_apart, stride_of, vector
 
 cdef extern from *:
     """
@@ -90,6 +43,8 @@ cdef extern from *:
     enum: SF_OPENMP
     const char *SF_COMPILER
     const char *SF_VERSION
+
+cnp.import_array()
 
 SOFTMAX = SF_SOFTMAX
 LOG_SOFTMAX = SF_LOG_SOFTMAX
@@ -107,6 +62,10 @@ cdef ptrdiff_t TASK_ROWS = 1024
 cdef ptrdiff_t SUM_CHUNK = 2048
 # Results larger than this will not be found in a cache by whoever reads them next.
 cdef ptrdiff_t STREAM_BYTES = 32 * 1024 * 1024
+# Elements of an array that the short way of the array functions takes: a few microseconds of work, about as long as the
+# general way needs to set out, and short enough to keep the GIL.
+cdef ptrdiff_t SMALL_ELEMENTS = 2048
+cdef enum: SMALL_NDIM = 8
 # Floating-point operations between two looks at pending signals: at most a few tenths of a second on one slow core.
 cdef double WORK_BETWEEN_SIGNALS = 2e9
 
@@ -170,44 +129,46 @@ cdef class Rows:
 
 @cython.final
 cdef class Targets:
-    """Labels (n,) int64, or probabilities (n, K) of the storage type; and weights (n,) float64 or None."""
-    cdef const int64_t[::1] labels
-    cdef const float[:, :] f32
-    cdef const double[:, :] f64
-    cdef const double[::1] weight
+    """Labels (n,) int64, or probabilities (n, K) of the storage type; a weight for each row, for all, or None."""
+    cdef cnp.ndarray y, weight                       # keep the memory that the view points to
     cdef sf_targets view
+    cdef int real
     cdef readonly ptrdiff_t n_rows
     cdef readonly ptrdiff_t n_classes                # 0: any, where the targets are labels
     cdef readonly object dtype                       # of probabilities; None: labels
 
-    def __init__(self, y, weight=None):
+    def __init__(self, cnp.ndarray y not None, weight=None):
         memset(&self.view, 0, sizeof(sf_targets))
-        self.n_rows = y.shape[0]
-        if y.ndim == 1:
-            self.labels = y
-            self.view.labels = &self.labels[0]
-        else:
+        if is_vector_of(y, cnp.PyArray_ISSIGNED(y)):
+            self.view.labels = <const int64_t *>cnp.PyArray_DATA(y)
+        elif cnp.PyArray_NDIM(y) == 2:
+            self.real = real_of(y)
             self.dtype = y.dtype
-            self.n_classes = y.shape[1]
-            self.view.row_stride = y.strides[0] // y.dtype.itemsize
-            self.view.class_stride = y.strides[1] // y.dtype.itemsize
-            if y.dtype == np.float32:
-                self.f32 = y
-                self.view.proba = &self.f32[0, 0]
-            else:
-                self.f64 = y
-                self.view.proba = &self.f64[0, 0]
-        if weight is not None:
+            self.n_classes = cnp.PyArray_DIM(y, 1)
+            self.view.row_stride = stride_of(y, 0)
+            self.view.class_stride = stride_of(y, 1)
+            self.view.proba = cnp.PyArray_DATA(y)
+        else:
+            raise ValueError(f"targets must be contiguous int64 labels or a matrix of float, got {describe(y)}")
+        self.y = y
+        self.n_rows = cnp.PyArray_DIM(y, 0)
+        if weight is None:
+            return
+        if isinstance(weight, float):
+            self.weight = vector(self.n_rows, weight)
+        else:
             self.weight = weight
-            if self.weight.shape[0] != self.n_rows:
-                raise ValueError(f"{self.weight.shape[0]} weights for {self.n_rows} rows")
-            self.view.weight = &self.weight[0]
+            if not is_vector_of(self.weight, cnp.PyArray_ISFLOAT(self.weight)):
+                raise ValueError(f"weights must be a contiguous vector of float64, got {describe(weight)}")
+            if cnp.PyArray_DIM(self.weight, 0) != self.n_rows:
+                raise ValueError(f"{len(weight)} weights for {self.n_rows} rows")
+        self.view.weight = <const double *>cnp.PyArray_DATA(self.weight)
 
-    cdef int check(self, ptrdiff_t n_rows, ptrdiff_t n_classes, object dtype) except -1:
-        if self.n_rows != n_rows or self.n_classes not in (0, n_classes) or self.dtype not in (None, dtype):
-            raise ValueError(f"targets of {self.n_rows} rows, {self.n_classes} classes, {self.dtype} do not belong to "
-                             f"{n_rows} rows, {n_classes} classes, {dtype}")
-        return 0
+    cdef int check(self, ptrdiff_t n_rows, ptrdiff_t n_classes, int real) except -1:
+        if self.n_rows == n_rows and (self.view.labels != NULL or self.n_classes == n_classes and self.real == real):
+            return 0
+        raise ValueError(f"targets of {self.n_rows} rows, {self.n_classes} classes, {self.dtype} do not belong to "
+                         f"{n_rows} rows, {n_classes} classes, {'float32' if real == SF_F32 else 'float64'}")
 
 
 @cython.final
@@ -273,7 +234,7 @@ cdef class Kernels:
         cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features, n_outputs = model.view.n_outputs
         if coef.shape[1] != p:
             raise ValueError(f"coef has {coef.shape[1]} columns for {p} features")
-        targets.check(n, n_classes, X.dtype)
+        targets.check(n, n_classes, X.real)
 
         # Tasks are runs of neighbouring blocks; each adds up its own partial gradient.
         cdef ptrdiff_t block = sf_block_rows(p, n_classes, 4 if real == SF_F32 else 8)
@@ -313,7 +274,7 @@ cdef class Kernels:
                 with gil:
                     PyErr_CheckSignals()
         if bad != SF_OK:
-            raise IndexError(f"label {targets.labels[bad]} of row {bad} is not in 0..{n_classes - 1}")
+            raise IndexError(label_error(&targets.view, bad, n_classes))
 
         grad_coef = np.zeros((n_outputs, p))
         grad_intercept = np.zeros(n_outputs)
@@ -362,96 +323,111 @@ cdef class Kernels:
                     scratch.data + scratch_bytes * threadid())
         return out, n_not_finite == 0
 
-    def map(self, x, out, int map, *, int n_threads=1):
+    def map(self, cnp.ndarray x not None, cnp.ndarray out not None, int map, *, int n_threads=1):
         """out = the map along axis 1 of x (outer, K, inner), K >= 1; out (outer, 1, inner) with LOGSUMEXP."""
-        cdef sf_map sf = <sf_map>map
-        if sf not in (SF_SOFTMAX, SF_LOG_SOFTMAX, SF_LOGSUMEXP):
-            raise ValueError(f"no such map: {map}")
-        cdef int real = SF_F32 if x.dtype == np.float32 else SF_F64
-        cdef const float[:, :, :] x32
-        cdef const double[:, :, :] x64
-        cdef float[:, :, :] out32
-        cdef double[:, :, :] out64
-        cdef const char *source
-        cdef char *sink
-        cdef ptrdiff_t outer = x.shape[0], n_classes = x.shape[1], inner = x.shape[2]
-        if out.shape != (outer, 1 if sf == SF_LOGSUMEXP else n_classes, inner) or n_classes < 1:
-            raise ValueError(f"out of shape {out.shape} does not belong to x of shape {x.shape}")
-        if real == SF_F32:
-            x32, out32 = x, out
-            source, sink = <const char *>&x32[0, 0, 0], <char *>&out32[0, 0, 0]
-        else:
-            x64, out64 = x, out
-            source, sink = <const char *>&x64[0, 0, 0], <char *>&out64[0, 0, 0]
-        cdef ptrdiff_t x0, x1, x2, out0, out1, out2
-        x0, x1, x2 = x.strides
-        out0, out1, out2 = out.strides
-        if inner == 1:                               # the rows are the outer axis: one run of them
-            outer, inner = 1, outer
-            x0, x2 = x2, x0
-            out0, out2 = out2, out0
-        cdef ptrdiff_t itemsize = x.dtype.itemsize
-        cdef ptrdiff_t block = sf_block_rows(0, n_classes, itemsize)
-        cdef ptrdiff_t per_outer = ceil_div(inner, block), i
-        cdef size_t scratch_bytes = sf_scratch_bytes(min(block, inner), n_classes)
-        cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
-        cdef const sf_array_kernels *kernels = &self.table.arrays[real]
-        cdef int streams = outer * n_classes * inner * itemsize > STREAM_BYTES and source != sink
+        cdef int real = real_of(x)
+        cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(x)
+        cdef cnp.npy_intp *out_shape = cnp.PyArray_DIMS(out)
+        if cnp.PyArray_NDIM(x) != 3 or cnp.PyArray_NDIM(out) != 3 or not cnp.PyArray_ISWRITEABLE(out) \
+                or real_of(out) != real or out_shape[0] != shape[0] or out_shape[2] != shape[2] or shape[1] < 1 \
+                or out_shape[1] != (1 if map == SF_LOGSUMEXP else shape[1]):
+            raise ValueError(f"out, {describe(out)}, does not belong to x, {describe(x)}")
+        cdef map_job job
+        job.x_outer, job.x_class, job.x_row = stride_of(x, 0), stride_of(x, 1), stride_of(x, 2)
+        job.out_outer, job.out_class, job.out_row = stride_of(out, 0), stride_of(out, 1), stride_of(out, 2)
+        cdef ptrdiff_t n_blocks = plan_map(self.table, &job, map, x, out, real, shape[0], shape[1], shape[2]), i
         _remember_threads(n_threads)
+        cdef _Buffer scratch = _Buffer(job.scratch_bytes * n_threads)
         with nogil:
-            for i in prange(outer * per_outer, num_threads=n_threads, schedule='static'):
-                run_map(kernels, sink + (i // per_outer) * out0, out2 // itemsize, out1 // itemsize, sf,
-                        source + (i // per_outer) * x0, x2 // itemsize, x1 // itemsize, n_classes,
-                        (i % per_outer) * block, min((i % per_outer + 1) * block, inner), streams,
-                        scratch.data + scratch_bytes * threadid())
+            for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
+                run_map(&job, i, scratch.data + job.scratch_bytes * threadid())
 
-    def cross_entropy(self, logits, Targets targets not None, gradient=None, *, int n_threads=1):
-        """Weighted losses (n,) float64 of logits (n, K); fills gradient (n, K), C order, where it is given."""
-        cdef int real = SF_F32 if logits.dtype == np.float32 else SF_F64
-        cdef const float[:, :] x32
-        cdef const double[:, :] x64
-        cdef float[:, ::1] gradient32
-        cdef double[:, ::1] gradient64
-        cdef sf_logits view
-        cdef void *gradient_data = NULL
-        cdef ptrdiff_t n = logits.shape[0], n_classes = logits.shape[1]
-        targets.check(n, n_classes, logits.dtype)
-        if n_classes < 1 or gradient is not None and gradient.shape != logits.shape:
-            raise ValueError(f"logits of shape {logits.shape} and their gradient disagree or have no classes")
-        if real == SF_F32:
-            x32 = logits
-            view.data = &x32[0, 0]
-            if gradient is not None:
-                gradient32 = gradient
-                gradient_data = &gradient32[0, 0]
+    def map_small(self, x, axis, out, int map, bint keepdims=True):
+        """The map along an axis of a small plain array, to `out` where given; None where `map` is needed.
+
+        The short way: with few elements nearly all the time of a call would go into checks and views in Python.  None
+        says no more than that something is out of the ordinary: a list, another type or order, a wrong axis, overlap.
+        """
+        cdef int overflow = 0, at, ndim, i
+        if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_ISCARRAY_RO(x) and PyLong_CheckExact(axis)):
+            return None
+        cdef cnp.ndarray source = x, sink
+        cdef int kind = cnp.PyArray_TYPE(source)
+        cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(source)
+        cdef cnp.npy_intp[SMALL_NDIM] result_shape
+        cdef long wanted = PyLong_AsLongAndOverflow(axis, &overflow)
+        ndim = cnp.PyArray_NDIM(source)
+        if kind not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or ndim > SMALL_NDIM or overflow \
+                or not -ndim <= wanted < ndim or not 1 <= cnp.PyArray_SIZE(source) <= SMALL_ELEMENTS:
+            return None
+        at = <int>(wanted + ndim if wanted < 0 else wanted)
+        cdef ptrdiff_t outer = 1, n_classes = shape[at], inner = 1
+        for i in range(ndim):
+            result_shape[i] = shape[i]
+            if i < at:
+                outer *= shape[i]
+            elif i > at:
+                inner *= shape[i]
+        if map == SF_LOGSUMEXP:
+            result_shape[at] = 1
+            if not keepdims:
+                ndim -= 1
+                for i in range(at, ndim):
+                    result_shape[i] = shape[i + 1]
+        if out is None:
+            sink = cnp.PyArray_SimpleNew(ndim, result_shape, kind)
+        elif cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(out) and cnp.PyArray_TYPE(out) == kind \
+                and cnp.PyArray_SAMESHAPE(source, out) and same_or_apart(source, out) and map != SF_LOGSUMEXP:
+            sink = out
         else:
-            x64 = logits
-            view.data = &x64[0, 0]
-            if gradient is not None:
-                gradient64 = gradient
-                gradient_data = &gradient64[0, 0]
-        view.row_stride = logits.strides[0] // logits.dtype.itemsize
-        view.class_stride = logits.strides[1] // logits.dtype.itemsize
-        cdef ptrdiff_t block = sf_block_rows(0, n_classes, logits.dtype.itemsize)
+            return None
+        cdef map_job job
+        job.x_outer, job.x_class, job.x_row = n_classes * inner, inner, 1
+        job.out_outer, job.out_class, job.out_row = (1 if map == SF_LOGSUMEXP else n_classes) * inner, inner, 1
+        cdef ptrdiff_t n_blocks = plan_map(self.table, &job, map, source, sink,
+                                           SF_F32 if kind == cnp.NPY_FLOAT else SF_F64, outer, n_classes, inner), block
+        cdef _Buffer scratch = _Buffer(job.scratch_bytes)
+        for block in range(n_blocks):
+            run_map(&job, block, scratch.data)
+        return sink if ndim else sink[()]
+
+    def cross_entropy(self, cnp.ndarray logits not None, Targets targets not None, cnp.ndarray gradient=None, *,
+                      int n_threads=1):
+        """Weighted losses (n,) float64 of logits (n, K); fills gradient (n, K), C order, where it is given."""
+        cdef int real = real_of(logits)
+        if cnp.PyArray_NDIM(logits) != 2 or cnp.PyArray_DIM(logits, 1) < 1:
+            raise ValueError(f"logits must have shape (n, K) with K >= 1, got {describe(logits)}")
+        cdef cnp.npy_intp n = cnp.PyArray_DIM(logits, 0), n_classes = cnp.PyArray_DIM(logits, 1)
+        targets.check(n, n_classes, real)
+        cdef void *gradient_data = NULL
+        if gradient is not None:
+            if not (cnp.PyArray_ISCARRAY(gradient) and cnp.PyArray_SAMESHAPE(logits, gradient)) \
+                    or real_of(gradient) != real:
+                raise ValueError(f"gradient, {describe(gradient)}, does not belong to logits, {describe(logits)}")
+            gradient_data = cnp.PyArray_DATA(gradient)
+        cdef sf_logits view
+        view.data = cnp.PyArray_DATA(logits)
+        view.row_stride, view.class_stride = stride_of(logits, 0), stride_of(logits, 1)
+        cdef size_t itemsize = cnp.PyArray_ITEMSIZE(logits)
+        cdef ptrdiff_t block = sf_block_rows(0, n_classes, itemsize)
         cdef ptrdiff_t n_blocks = ceil_div(n, block), i
         cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
+        _remember_threads(n_threads)
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
         cdef _Buffer statuses = _Buffer(n_blocks * sizeof(ptrdiff_t))
         cdef ptrdiff_t *status = <ptrdiff_t *>statuses.data
         cdef const sf_array_kernels *kernels = &self.table.arrays[real]
-        cdef int streams = n * n_classes * logits.dtype.itemsize > STREAM_BYTES
-        losses = np.empty(n)
-        cdef double[::1] losses_view = losses
-        _remember_threads(n_threads)
+        cdef int streams = n * n_classes * itemsize > STREAM_BYTES
+        cdef cnp.ndarray losses = cnp.PyArray_SimpleNew(1, &n, cnp.NPY_DOUBLE)
+        cdef double *losses_data = <double *>cnp.PyArray_DATA(losses)
         with nogil:
             for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
                 status[i] = kernels.cross_entropy(
-                    &losses_view[0], gradient_data, &view, &targets.view, n_classes, i * block,
+                    losses_data, gradient_data, &view, &targets.view, n_classes, i * block,
                     min((i + 1) * block, n), streams, scratch.data + scratch_bytes * threadid())
         for i in range(n_blocks):
             if status[i] != SF_OK:
-                raise IndexError(
-                    f"label {targets.labels[status[i]]} of row {status[i]} is not in 0..{n_classes - 1}")
+                raise IndexError(label_error(&targets.view, status[i], n_classes))
         return losses
 
     def exp(self, x):
@@ -500,24 +476,65 @@ cdef ptrdiff_t run_loss_gradient(const sf_row_kernels *kernels, sf_gradient *out
     return SF_OK
 
 
-cdef void run_map(const sf_array_kernels *kernels, void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride,
-                  sf_map map, const void *x, ptrdiff_t row_stride, ptrdiff_t class_stride, ptrdiff_t n_classes,
-                  ptrdiff_t begin, ptrdiff_t end, int streams, void *scratch) noexcept nogil:
+cdef object label_error(const sf_targets *targets, ptrdiff_t row, ptrdiff_t n_classes):
+    return f"label {targets.labels[row]} of row {row} is not in 0..{n_classes - 1}"
+
+
+cdef struct map_job:
+    # A map over (outer, K, inner); the rows are the inner axis, strides count elements.
+    const sf_array_kernels *kernels
+    sf_map map
+    const char *x
+    char *out
+    ptrdiff_t n_classes, n_rows, block, blocks_per_outer, itemsize
+    ptrdiff_t x_outer, x_class, x_row, out_outer, out_class, out_row
+    size_t scratch_bytes
+    int streams
+
+
+cdef ptrdiff_t plan_map(const sf_kernels *table, map_job *job, int map, cnp.ndarray x, cnp.ndarray out, int real,
+                        ptrdiff_t outer, ptrdiff_t n_classes, ptrdiff_t inner) except -1:
+    """The rest of a job whose strides are set; returns its number of blocks."""
+    if map not in (SF_SOFTMAX, SF_LOG_SOFTMAX, SF_LOGSUMEXP):
+        raise ValueError(f"no such map: {map}")
+    if inner == 1:                                   # the rows are the outer axis: one run of them
+        outer, inner = 1, outer
+        job.x_outer, job.x_row = job.x_row, job.x_outer
+        job.out_outer, job.out_row = job.out_row, job.out_outer
+    job.kernels = &table.arrays[real]
+    job.map = <sf_map>map
+    job.x = <const char *>cnp.PyArray_DATA(x)
+    job.out = <char *>cnp.PyArray_DATA(out)
+    job.itemsize = cnp.PyArray_ITEMSIZE(x)
+    job.n_classes, job.n_rows = n_classes, inner
+    job.block = sf_block_rows(0, n_classes, job.itemsize)
+    job.blocks_per_outer = ceil_div(inner, job.block)
+    job.scratch_bytes = sf_scratch_bytes(min(job.block, inner), n_classes)
+    job.streams = outer * n_classes * inner * job.itemsize > STREAM_BYTES and job.x != job.out
+    return outer * job.blocks_per_outer
+
+
+cdef void run_map(const map_job *job, ptrdiff_t i, void *scratch) noexcept nogil:
+    cdef ptrdiff_t outer = i // job.blocks_per_outer, begin = i % job.blocks_per_outer * job.block
     cdef sf_logits view
-    view.data = x
-    view.row_stride = row_stride
-    view.class_stride = class_stride
-    kernels.map(out, out_row_stride, out_class_stride, map, &view, n_classes, begin, end, streams, scratch)
+    view.data = job.x + outer * job.x_outer * job.itemsize
+    view.row_stride = job.x_row
+    view.class_stride = job.x_class
+    job.kernels.map(job.out + outer * job.out_outer * job.itemsize, job.out_row, job.out_class, job.map, &view,
+                    job.n_classes, begin, min(begin + job.block, job.n_rows), job.streams, scratch)
 
 
 # GNU's OpenMP does not survive a fork: a child of a process that has opened a team hangs when it opens one itself.
 cdef bint _threads_started = False
 
 
-cdef void _remember_threads(int n_threads) noexcept:
+cdef int _remember_threads(int n_threads) except -1:
     global _threads_started
+    if n_threads < 1:                                # OpenMP would choose a number, and scratch is counted in threads
+        raise ValueError(f"n_threads must be at least 1, got {n_threads}")
     if n_threads > 1 and SF_OPENMP:
         _threads_started = True
+    return 0
 
 
 def threads_started():

@@ -64,49 +64,59 @@ def loss_gradient(X, y, coef, intercept, weight=None, n_classes=None):
 
 
 def objective(X, y, coef, intercept, penalty, weight=None, n_classes=None):
-    """Weighted mean loss plus penalty/2 ||W||^2."""
+    """Weighted mean loss plus penalty/2 ||W||^2, and its gradients by W and b."""
     total = len(X) if weight is None else np.sum(weight)
-    return loss_gradient(X, y, coef, intercept, weight, n_classes)[0] / total + penalty / 2 * np.sum(
-        coef.astype(EXACT) ** 2
-    )
+    loss, grad_coef, grad_intercept = loss_gradient(X, y, coef, intercept, weight, n_classes)
+    coef = coef.astype(EXACT)
+    return loss / total + penalty / 2 * np.sum(coef**2), grad_coef / total + penalty * coef, grad_intercept / total
+
+
+def dual(X, y, t, penalty, weight=None, n_outputs=None):
+    """(1/S) sum_i s_i H(t_i) - ||T||^2 / (2 penalty), T = (1/S) sum_i s_i (t_i - q_i) x_i^T, H the entropy.
+
+    A lower bound of the objective for any probabilities t (n, K); with an intercept, which is not penalised, for those
+    with sum_i s_i (t_i - q_i) = 0 only.
+    """
+    n_classes = t.shape[1]
+    s = np.ones(len(X), dtype=EXACT) if weight is None else np.asarray(weight, dtype=EXACT)
+    s = s / s.sum()
+    entropy = -np.where(t > 0, t * np.log(np.where(t > 0, t, 1)), 0).sum(axis=1)
+    product = (s[:, None] * (t - targets(y, n_classes))).T @ X.astype(EXACT)
+    return s @ entropy - np.sum(product[n_classes - (n_outputs or n_classes) :] ** 2) / (2 * penalty)
 
 
 def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True):
     """The minimum of the objective by damped Newton steps: coef, intercept, value. For small problems."""
-    n_outputs = 1 if n_classes == 2 else n_classes
-    A = np.column_stack([X, np.ones(len(X))]).astype(EXACT) if fit_intercept else X.astype(EXACT)
-    w = np.ones(len(X), dtype=EXACT) if weight is None else np.asarray(weight, dtype=EXACT)
-    w = w / w.sum()
-    q = targets(y, n_classes)[:, n_classes - n_outputs :]
-    ridge = np.full(A.shape[1], penalty, dtype=EXACT)
-    if fit_intercept:
-        ridge[-1] = 0
+    n_outputs, n_features = 1 if n_classes == 2 else n_classes, X.shape[1]
+    A = np.column_stack([X, np.ones(len(X))]) if fit_intercept else X
+    s = np.ones(len(X)) if weight is None else np.asarray(weight)
     theta = np.zeros((n_outputs, A.shape[1]), dtype=EXACT)
 
-    def parts(theta):
-        p = softmax(np.hstack([np.zeros((len(A), n_classes - n_outputs)), A @ theta.T]))[:, n_classes - n_outputs :]
-        gradient = (w[:, None] * (p - q)).T @ A + ridge * theta
-        coef, intercept = (theta[:, :-1], theta[:, -1]) if fit_intercept else (theta, np.zeros(n_outputs))
-        return p, gradient, objective(X, y, coef, intercept, penalty, weight, n_classes)
+    def unpack(theta):
+        return theta[:, :n_features], theta[:, n_features] if fit_intercept else np.zeros(n_outputs)
 
-    p, gradient, value = parts(theta)
+    def value_and_gradient(theta):
+        value, grad_coef, grad_intercept = objective(X, y, *unpack(theta), penalty, weight, n_classes)
+        return value, np.column_stack([grad_coef, grad_intercept]) if fit_intercept else grad_coef
+
+    value, gradient = value_and_gradient(theta)
     for _ in range(200):
-        hessian = np.zeros((n_outputs, A.shape[1], n_outputs, A.shape[1]))
+        p = softmax(logits(X, *unpack(theta), n_classes))[:, n_classes - n_outputs :].astype(float)
+        hessian = np.zeros((*theta.shape, *theta.shape))
         for k in range(n_outputs):
             for j in range(n_outputs):
-                hessian[k, :, j] = (A * (w * p[:, k] * ((k == j) - p[:, j]))[:, None]).T @ A
-            hessian[k, :, k] += np.diag(ridge)
-        size = theta.size
-        step = np.linalg.lstsq(hessian.reshape(size, size), gradient.astype(float).ravel(), rcond=1e-14)[0]
-        length = 1.0
-        while True:
-            trial = theta - length * step.reshape(theta.shape)
-            p, gradient, new = parts(trial)
-            if new <= value or length < 1e-10:
+                hessian[k, :, j] = (A * (s / s.sum() * p[:, k] * ((k == j) - p[:, j]))[:, None]).T @ A
+            hessian[k, range(n_features), k, range(n_features)] += penalty
+        # lstsq, for without a reference class one vector added to every class changes nothing.
+        system = hessian.reshape(theta.size, theta.size)
+        step = np.linalg.lstsq(system, gradient.astype(float).ravel(), rcond=1e-14)[0].reshape(theta.shape)
+        length, before = 1.0, value
+        while length > 1e-10:
+            value, gradient = value_and_gradient(theta - length * step)
+            if value <= before:
                 break
             length /= 2
-        done = abs(new - value) <= 1e-17 * max(1, abs(value)) and length == 1.0
-        theta, value = trial, min(new, value)
-        if done or length < 1e-10:
+        if value >= before:
             break
-    return (theta[:, :-1], theta[:, -1], value) if fit_intercept else (theta, np.zeros(n_outputs), value)
+        theta = theta - length * step
+    return *unpack(theta), min(value, before)

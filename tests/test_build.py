@@ -78,7 +78,7 @@ def test_native_code_knows_nothing_of_python():
 @pytest.mark.skipif(not (ROOT / "src").is_dir(), reason="needs the source tree")
 def test_no_file_outgrows_a_reader():
     for path in [*(ROOT / "src").iterdir(), *(ROOT / "softfast").rglob("*.py"), *(ROOT / "tests").glob("*.py")]:
-        # _core.pyx declares the C interface once more, 60 lines that Cython asks for.
+        # The class of kernels can't be spread over files.
         limit = 600 if path.name == "_core.pyx" else 500
         assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path.name
 

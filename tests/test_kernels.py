@@ -1,53 +1,18 @@
-"""Every kernel on every instruction set, type and awkward shape, against the formulas in extended precision."""
+"""Loss and gradient, and prediction, on every instruction set, type and awkward shape, against the formulas in extended
+precision; and what all kernels have in common."""
 
+import ctypes
 import itertools
+import mmap
+import sys
 
 import numpy as np
 import pytest
 import reference
+from problems import DTYPES, MAPS, PAIRS, layouts, random_problem, shapes, target_layouts
 from tolerance import assert_close, tolerance
 
 from softfast import _core
-
-# (storage, arithmetic)
-PAIRS = [(np.float32, np.float32), (np.float64, np.float64), (np.float32, np.float64)]
-DTYPES = [np.float32, np.float64]
-# Around the widths of vectors, tiles and panels.
-ROWS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65]
-CLASSES = [2, 3, 4, 5, 7, 8, 9, 13, 14, 15, 16, 17, 29, 31, 32, 33, 47, 48, 64, 65]
-FEATURES = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 65]
-
-
-def shapes():
-    """Each awkward number of rows, features and classes with changing others, and a few larger shapes."""
-    cycles = [itertools.cycle(values) for values in (ROWS, FEATURES[::-1], CLASSES)]
-    yield from (tuple(next(c) for c in cycles) for _ in range(80))
-    yield from [(300, 20, 5), (257, 3, 40), (513, 50, 10), (40, 5, 300), (270, 130, 3)]
-
-
-def layouts(X):
-    """The same matrix lying in memory in different ways."""
-    n, p = X.shape
-    yield "C", X
-    yield "F", np.asfortranarray(X)
-    wide = np.full((n, p + 3), np.nan, dtype=X.dtype)
-    wide[:, 1 : p + 1] = X
-    yield "columns of a wider array", wide[:, 1 : p + 1]
-    tall = np.full((2 * n, p), np.nan, dtype=X.dtype)
-    tall[::2] = X
-    yield "every other row", tall[::2]
-    yield "rows backwards", np.ascontiguousarray(X[::-1])[::-1]
-    yield "columns backwards, F", np.asfortranarray(X[:, ::-1])[:, ::-1]
-
-
-def random_problem(rng, n, p, n_classes, dtype, *, soft, reference_class=False):
-    X = rng.normal(size=(n, p)).astype(dtype)
-    n_outputs = n_classes - reference_class
-    # Values that float32 holds too, so that every arithmetic has the same problem.
-    coef = (rng.normal(size=(n_outputs, p)) / np.sqrt(max(1, p))).astype(np.float32).astype(float)
-    intercept = rng.normal(size=n_outputs).astype(np.float32).astype(float)
-    y = rng.dirichlet(np.ones(n_classes), n).astype(dtype) if soft else rng.integers(0, n_classes, n)
-    return X, y.reshape((n, n_classes) if soft else (n,)), coef, intercept
 
 
 def assert_matches(result, expected, X, weight, arithmetic, what):
@@ -72,9 +37,10 @@ def test_loss_gradient(kernels, storage, arithmetic, rng):
         weight = rng.uniform(0, 2, n) if weighted else None
         kernel_weight = None if weight is None else weight.astype(np.float32).astype(float)
         expected = reference.loss_gradient(X, y, coef, intercept, kernel_weight, n_classes)
-        for name, layout in layouts(X):
+        for (name, layout), target in zip(layouts(X), target_layouts(y), strict=False):
+            targets = _core.Targets(target, kernel_weight)
             result = kernels.loss_gradient(
-                _core.Rows(layout), _core.Targets(y, kernel_weight), coef, intercept, n_classes, arithmetic=arithmetic
+                _core.Rows(layout), targets, coef, intercept, n_classes, arithmetic=arithmetic
             )
             what = f"{(n, p, n_classes)} {name} soft={soft} weighted={weighted} reference={reference_class}"
             assert_matches(result, expected, X, kernel_weight, arithmetic, what)
@@ -83,14 +49,31 @@ def test_loss_gradient(kernels, storage, arithmetic, rng):
 @pytest.mark.parametrize(("storage", "arithmetic"), PAIRS)
 @pytest.mark.parametrize("n_classes", [2, 7, 40])
 def test_comparison_can_fail(kernels, storage, arithmetic, n_classes, rng):
+    """One label of one row given to the kernel is another: its loss is one more."""
     X, y, coef, intercept = random_problem(rng, 50, 6, n_classes, storage, soft=False)
+    X[7], coef[:2], intercept[:2], y[7] = 1, 0, [0, -1], 0
     expected = reference.loss_gradient(X, y, coef, intercept)
-    y[7] = (y[7] + 1) % n_classes
+    y[7] = 1
     result = kernels.loss_gradient(_core.Rows(X), _core.Targets(y), coef, intercept, n_classes, arithmetic=arithmetic)
     with pytest.raises(AssertionError, match="loss: error"):
         assert_matches(result, expected, X, None, arithmetic, "one label changed")
     with pytest.raises(AssertionError, match="grad_coef: error"):
         assert_matches((expected[0], *result[1:]), expected, X, None, arithmetic, "one label changed")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_classes", [2, 7, 40])
+def test_comparison_of_predictions_can_fail(kernels, dtype, n_classes, rng):
+    """One row given to the kernel has one logit, 1 where the others are 0, off by 1000 tolerances."""
+    X, _, coef, intercept = random_problem(rng, 50, 6, n_classes, dtype, soft=False)
+    X[17], coef[:], intercept[:] = 0, 0, 0
+    X[17, 0], coef[-1, 0] = 1, 1
+    z = reference.logits(X, coef, intercept, n_classes)
+    X[17, 0] += 1000 * tolerance(dtype, 8)
+    for code, function in MAPS.items():
+        result, _ = kernels.predict(_core.Rows(X), coef, intercept, n_classes, code)
+        with pytest.raises(AssertionError, match="one row changed: error"):
+            assert_close(result[17], function(z[17:18])[0], dtype, 8, what="one row changed")
 
 
 def test_name_is_the_one_asked_for(kernels, request):
@@ -119,13 +102,12 @@ def test_same_bits_for_any_number_of_threads(kernels, storage, arithmetic, order
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_predict(kernels, dtype, rng):
-    maps = {_core.SOFTMAX: reference.softmax, _core.LOG_SOFTMAX: reference.log_softmax, _core.IDENTITY: lambda z: z}
     for case, (n, p, n_classes) in enumerate(shapes()):
         reference_class = case % 4 == 0
         X, _, coef, intercept = random_problem(rng, n, p, n_classes, dtype, soft=False, reference_class=reference_class)
         z = reference.logits(X, coef, intercept, n_classes)
         scale = max(1.0, float(np.abs(z).max(initial=0)))
-        for code, function in maps.items():
+        for code, function in MAPS.items():
             expected = function(z) if n else z
             if code == _core.IDENTITY:
                 expected = expected[:, reference_class:]
@@ -153,91 +135,59 @@ def test_predict_notices_what_is_not_finite(kernels, dtype, n_classes, bad, rng)
                 assert not kernels.predict(rows, coef, intercept, n_classes, _core.SOFTMAX)[1]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages of memory as Linux does")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_map(kernels, dtype, rng):
-    maps = {_core.SOFTMAX: reference.softmax, _core.LOG_SOFTMAX: reference.log_softmax}
-    for outer, n_classes, inner in [
-        (1, 1, 1), (7, 3, 1), (17, 10, 1), (300, 31, 1), (5, 32, 1), (33, 33, 1), (3, 100, 1), (2, 1000, 1),
-        (1, 4, 37), (1, 70, 300), (3, 5, 4), (2, 40, 9), (1, 2, 1), (65, 2, 1),
-    ]:  # fmt: skip
-        x = (4 * rng.normal(size=(outer, n_classes, inner))).astype(dtype)
-        moved = np.moveaxis(x.astype(np.longdouble), 1, -1)
-        views = {"C": x, "F": np.asfortranarray(x), "backwards": np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1]}
-        for code, function in maps.items():
-            expected = np.moveaxis(function(moved), -1, 1)
-            for name, view in views.items():
-                out = np.empty_like(x)
-                kernels.map(view, out, code, n_threads=2)
-                what = f"{x.shape} {name} {code}"
-                # Relative to each value: small probabilities too are accurate; a logarithm of 0 excepted.
-                scale = np.maximum(np.abs(expected), 1e-3 if code == _core.LOG_SOFTMAX else np.finfo(dtype).tiny)
-                spread = float(np.abs(moved.max(-1) - moved.min(-1)).max())
-                assert_close(out, expected, dtype, n_classes + spread**2, scale=scale, what=what)
-        out = np.empty((outer, 1, inner), dtype)
-        for view in views.values():
-            kernels.map(view, out, _core.LOGSUMEXP)
-            assert_close(out[:, 0], reference.logsumexp(moved), dtype, n_classes)
+def test_nothing_is_read_beyond_an_array(kernels, dtype, rng):
+    """Arrays that end where a forbidden page begins, or begin where one ends: any access beyond them is fatal."""
+    page, protect = mmap.PAGESIZE, ctypes.CDLL(None).mprotect
+    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+    def guarded(array, at_end):
+        array = np.asarray(array)
+        size = -(-array.nbytes // page) * page
+        memory = mmap.mmap(-1, size + 2 * page)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        assert protect(base, page, 0) == 0
+        assert protect(base + page + size, page, 0) == 0
+        start = page + (size - array.nbytes if at_end else 0)
+        order = "C" if array.flags.c_contiguous else "F"
+        copy = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape, order=order)
+        copy[...] = array
+        return copy
+
+    for n, p, n_classes in [(1, 1, 2), (3, 5, 3), (7, 9, 7), (17, 17, 33), (31, 4, 40), (9, 33, 64), (65, 15, 5)]:
+        X, y, coef, intercept = random_problem(rng, n, p, n_classes, dtype, soft=False)
+        z, weight = rng.normal(size=(n, n_classes)).astype(dtype), rng.uniform(0, 1, n)
+        q = rng.dirichlet(np.ones(n_classes), n).astype(dtype)
+        for order, at_end in itertools.product("CF", (True, False)):
+            model = guarded(coef, at_end), guarded(intercept, at_end), n_classes
+            features, scores, proba = (guarded(np.asarray(a, order=order), at_end) for a in (X, z, q))
+            for rows in (features, features[::-1] if order == "C" else features[:, ::-1]):
+                for target in (guarded(y, at_end), proba):
+                    targets = _core.Targets(target, guarded(weight, at_end))
+                    kernels.loss_gradient(_core.Rows(rows), targets, *model, arithmetic=dtype)
+                kernels.predict(_core.Rows(rows), *model, _core.SOFTMAX)
+            for view in (scores, scores[::-1], scores[:, ::-1]):
+                out = guarded(np.empty((n, n_classes), dtype), at_end)
+                kernels.map(view[:, :, None], out[:, :, None], _core.SOFTMAX)
+                kernels.map(view[:, :, None], out[:, :1, None], _core.LOGSUMEXP)
+                kernels.cross_entropy(view, targets, out)
+            kernels.exp(scores.ravel("K"))
+            kernels.log(scores.ravel("K"))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_classes", [3, 32, 70])
-def test_log_softmax_is_accurate_where_a_row_is_certain(kernels, dtype, n_classes):
-    x = np.zeros((5, n_classes), dtype)
-    x[:, 1] = [20, 30, 40, 60, 80]
-    out = np.empty((5, n_classes, 1), dtype)
-    kernels.map(x[:, :, None], out, _core.LOG_SOFTMAX)
-    expected = reference.log_softmax(x)[:, 1]
-    assert (np.abs(expected) < 1e-6).all()
-    np.testing.assert_allclose(out[:, 1, 0], expected.astype(dtype), rtol=tolerance(dtype, n_classes))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_classes", [4, 40])
-def test_infinities_and_nan(kernels, dtype, n_classes):
-    inf, nan = np.inf, np.nan
-    x = np.zeros((7, n_classes), dtype)
-    x[0, 2] = inf  # certain
-    x[1, 2] = -inf  # impossible
-    x[2, :] = -inf  # no limit
-    x[3, 1:3] = inf  # no limit
-    x[4, 0] = nan
-    x[5, :2] = [nan, inf]
-    x[6, :] = np.finfo(dtype).max
-    out, log_out, sums = (
-        np.empty((7, n_classes, 1), dtype),
-        np.empty((7, n_classes, 1), dtype),
-        np.empty((7, 1, 1), dtype),
-    )
-    kernels.map(x[:, :, None], out, _core.SOFTMAX)
-    kernels.map(x[:, :, None], log_out, _core.LOG_SOFTMAX)
-    kernels.map(x[:, :, None], sums, _core.LOGSUMEXP)
-    one_hot = np.eye(n_classes)[2]
-    np.testing.assert_array_equal(out[0, :, 0], one_hot)
-    np.testing.assert_array_equal(log_out[0, :, 0], np.where(one_hot == 1, 0, -inf))
-    np.testing.assert_allclose(out[1, :, 0], (1 - one_hot) / (n_classes - 1), rtol=tolerance(dtype, n_classes))
-    assert log_out[1, 2, 0] == -inf
-    assert np.isnan(out[2:6]).all()
-    assert np.isnan(log_out[2:6]).all()
-    np.testing.assert_allclose(out[6], 1 / n_classes, rtol=tolerance(dtype))
-    np.testing.assert_array_equal(sums[[0, 2, 3, 4, 5], 0, 0], np.array([inf, -inf, inf, nan, nan], dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_cross_entropy(kernels, dtype, rng):
-    for case, (n, _, n_classes) in enumerate(shapes()):
-        soft = case % 2 == 0
-        z = (3 * rng.normal(size=(n, n_classes))).astype(dtype)
-        y = rng.dirichlet(np.ones(n_classes), n).astype(dtype) if soft else rng.integers(0, n_classes, n)
-        y = y.reshape((n, n_classes) if soft else (n,))
-        weight = rng.uniform(0, 2, n).astype(np.float32).astype(float)
-        losses, residual = reference.cross_entropy(z, y, weight)
-        for name, view in layouts(z):
-            gradient = np.empty_like(z)
-            result = kernels.cross_entropy(view, _core.Targets(y, weight), gradient, n_threads=2)
-            what = f"{z.shape} {name} soft={soft}"
-            assert_close(result, losses, dtype, n_classes, scale=20.0, what=what)
-            assert_close(gradient, residual, dtype, n_classes, scale=2.0, what=what)
-            np.testing.assert_array_equal(kernels.cross_entropy(view, _core.Targets(y, weight)), result)
+def test_rows_may_share_memory(kernels, rng):
+    """Sliding windows over a series, and broadcast rows and columns, are read where they are."""
+    series, coef, intercept = rng.normal(size=300), rng.normal(size=(3, 7)), rng.normal(size=3)
+    views = [
+        np.lib.stride_tricks.sliding_window_view(series, 7),
+        np.broadcast_to(series[:7], (290, 7)),
+        np.broadcast_to(series[:290, None], (290, 7)),
+    ]
+    for X in views:
+        y = rng.integers(0, 3, len(X))
+        result = kernels.loss_gradient(_core.Rows(X), _core.Targets(y), coef, intercept, 3)
+        assert_matches(result, reference.loss_gradient(X, y, coef, intercept), X, None, np.float64, str(X.strides))
 
 
 @pytest.mark.parametrize("n_classes", [3, 50])
@@ -290,10 +240,23 @@ def test_read_only_and_mismatched_arguments(kernels, rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_floating_point_state_is_left_alone(kernels, dtype, rng):
+@pytest.mark.parametrize("n_classes", [3, 40])
+def test_floating_point_state_is_left_alone(kernels, dtype, n_classes, rng):
     subnormal = np.array([np.finfo(dtype).smallest_subnormal * 4])
-    X, y, coef, intercept = random_problem(rng, 40, 4, 3, dtype, soft=False)
-    kernels.loss_gradient(_core.Rows(X), _core.Targets(y), coef, intercept, 3, arithmetic=dtype)
-    kernels.exp(np.array([-100.0, 0.0], dtype))
-    assert (subnormal / 2 > 0).all()
-    assert (subnormal * 1 == subnormal).all()
+    X, y, coef, intercept = random_problem(rng, 40, 4, n_classes, dtype, soft=False)
+    z, out = (
+        np.linspace(-200, 200, 40 * n_classes, dtype=dtype).reshape(40, n_classes),
+        np.empty((40, n_classes), dtype),
+    )
+    calls = [
+        lambda: kernels.loss_gradient(_core.Rows(X), _core.Targets(y), coef, intercept, n_classes, arithmetic=dtype),
+        lambda: kernels.predict(_core.Rows(X), coef, intercept, n_classes, _core.SOFTMAX),
+        lambda: kernels.map(z[:, :, None], out[:, :, None], _core.SOFTMAX, n_threads=2),
+        lambda: kernels.cross_entropy(z, _core.Targets(y), out, n_threads=2),
+        lambda: kernels.exp(z[0]),
+        lambda: kernels.log(np.abs(z[0])),
+    ]
+    for call in calls:
+        call()
+        assert (subnormal / 2 > 0).all()
+        assert (subnormal * 1 == subnormal).all()

@@ -1,13 +1,16 @@
 """Invariances of the mathematics, on problems that Hypothesis makes up."""
 
 import numpy as np
-from hypothesis import given
+import reference
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import expit
 from tolerance import tolerance
 
 import softfast
+from softfast.objective import SoftmaxObjective
+from softfast.sources.dense import DenseSource
 
 LOGITS = hnp.arrays(
     np.float64,
@@ -119,3 +122,71 @@ def test_two_classes_are_logistic_regression(problem):
     allowed = tolerance(np.float64, 200) * scale
     assert abs(ours[0] - loss) <= allowed
     assert np.abs(ours[1] - [-gradient, gradient]).max() <= allowed
+
+
+@st.composite
+def penalised_problems(draw):
+    """X, labels in which every class occurs, weights, number of classes, penalty, fit_intercept."""
+    n_classes, p = draw(st.sampled_from([2, 3, 4])), draw(st.integers(1, 4))
+    n = draw(st.integers(n_classes, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    X = rng.normal(size=(n, p)) * np.geomspace(1, 10.0 ** draw(st.integers(0, 2)), p) + rng.normal(size=p)
+    labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
+    penalty = 10.0 ** draw(st.floats(-3, 1))
+    return X, labels, rng.uniform(0.2, 3, n), n_classes, penalty, draw(st.booleans())
+
+
+@settings(max_examples=20)
+@given(penalised_problems(), st.floats(0, 1))
+def test_the_optimum_lies_between_dual_and_primal(problem, share):
+    """The reference against itself: weak duality at a feasible point, strong duality at the optimum."""
+    X, y, weight, n_classes, penalty, fit_intercept = problem
+    coef, intercept, best = reference.newton(X, y, n_classes, penalty, weight, fit_intercept)
+    q = reference.targets(y, n_classes)
+    t = (1 - share) * q + share * np.average(q, axis=0, weights=weight)
+    assert reference.dual(X, y, t, penalty, weight, len(coef)) <= best
+    # What Newton's steps left of the gradient by the intercept is what p misses the dual's constraint by.
+    missed = reference.objective(X, y, coef, intercept, penalty, weight, n_classes)[2] @ intercept
+    p = reference.softmax(reference.logits(X, coef, intercept, n_classes))
+    assert abs(best - missed - reference.dual(X, y, p, penalty, weight, len(coef))) <= 1e-12 * max(1, best)
+
+
+@given(penalised_problems(), st.sampled_from([1e-3, 1.0]))
+def test_gap_is_primal_minus_dual(problem, distance):
+    """Without an intercept the probabilities are a feasible dual point, and the certificate is the gap there."""
+    X, y, weight, n_classes, penalty, _ = problem
+    n_outputs = 1 if n_classes == 2 else n_classes
+    coef = distance * np.random.default_rng(0).normal(size=(n_outputs, X.shape[1]))
+    if n_outputs > 1:
+        coef -= coef.mean(axis=0)
+    intercept = np.zeros(n_outputs)
+    source = DenseSource(X, y, n_classes, weight)
+    objective = SoftmaxObjective(source, penalty=penalty, fit_intercept=False, n_outputs=n_outputs)
+    point = objective(objective.pack(coef, intercept))
+    value, grad_coef, _ = reference.objective(X, y, coef, intercept, penalty, weight, n_classes)
+    p = reference.softmax(reference.logits(X, coef, intercept, n_classes))
+    gap = float(value - reference.dual(X, y, p, penalty, weight, n_outputs))
+    assert abs(point.value - value) <= tolerance(np.float64, 40) * value
+    # The gap is |g|^2 / (2 penalty), and the gradient g a sum of residuals up to 1 times X.
+    scale = np.abs(X).max() + penalty
+    assert abs(point.gap - gap) <= tolerance(np.float64, 40) * (value + scale * np.abs(grad_coef).sum() / penalty)
+    packed = objective.pack(np.asarray(grad_coef, dtype=float), intercept) / objective.pack(
+        np.ones_like(coef), intercept
+    )
+    returned = point.gradient * objective.pack(np.ones_like(coef), intercept)
+    assert np.abs(returned - packed).max() <= tolerance(np.float64, 40) * scale
+
+
+@settings(max_examples=20)
+@given(penalised_problems())
+def test_fit_is_as_near_the_optimum_as_it_certifies(problem):
+    X, y, weight, n_classes, penalty, fit_intercept = problem
+    model = softfast.SoftmaxRegression(C=1 / (penalty * weight.sum()), fit_intercept=fit_intercept, tol=1e-9)
+    model.fit(X, y, sample_weight=weight)
+    coef, _, best = reference.newton(X, y, n_classes, penalty, weight, fit_intercept)
+    value = reference.objective(X, y, model.coef_, model.intercept_, penalty, weight, n_classes)[0]
+    assert model.converged_
+    assert value - best <= model.duality_gap_ <= 1e-9 * max(1, best)
+    assert abs(value - model.objective_) <= tolerance(np.float64, 40) * max(1, value)
+    # F is strongly convex in W: penalty/2 ||W - W*||^2 <= F - min F.
+    assert penalty / 2 * np.sum((model.coef_ - coef) ** 2) <= model.duality_gap_
