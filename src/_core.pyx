@@ -27,8 +27,9 @@ from libc.string cimport memset
 
 from native cimport (
     SF_ALIGNMENT, SF_F32, SF_F64, SF_IDENTITY, SF_LOGSUMEXP, SF_LOG_SOFTMAX, SF_OK, SF_SOFTMAX, sf_array_kernels,
-    sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_gradient, sf_intercept_index, sf_intercept_size,
-    sf_kernels, sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes, sf_targets,
+    sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_gradient, sf_intercept_index,
+    sf_intercept_size, sf_kernels, sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows,
+    sf_scratch_bytes, sf_targets,
 )
 from ndarrays cimport describe, is_vector_of, real_of, same_or_apart, stride_of, vector
 
@@ -411,7 +412,7 @@ cdef class Kernels:
         cdef size_t itemsize = cnp.PyArray_ITEMSIZE(logits)
         cdef ptrdiff_t block = sf_block_rows(0, n_classes, itemsize)
         cdef ptrdiff_t n_blocks = ceil_div(n, block), i
-        cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
+        cdef size_t scratch_bytes = sf_array_scratch_bytes(min(block, n), n_classes, view.class_stride)
         _remember_threads(n_threads)
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
         cdef _Buffer statuses = _Buffer(n_blocks * sizeof(ptrdiff_t))
@@ -509,7 +510,8 @@ cdef ptrdiff_t plan_map(const sf_kernels *table, map_job *job, int map, cnp.ndar
     job.n_classes, job.n_rows = n_classes, inner
     job.block = sf_block_rows(0, n_classes, job.itemsize)
     job.blocks_per_outer = ceil_div(inner, job.block)
-    job.scratch_bytes = sf_scratch_bytes(min(job.block, inner), n_classes)
+    job.scratch_bytes = sf_array_scratch_bytes(min(job.block, inner), n_classes,
+                                               job.out_class if job.x_class == 1 else job.x_class)
     job.streams = outer * n_classes * inner * job.itemsize > STREAM_BYTES and job.x != job.out
     return outer * job.blocks_per_outer
 

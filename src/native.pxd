@@ -54,6 +54,7 @@ cdef extern from "softfast.h" nogil:
     const sf_kernels *const *sf_available()
     ptrdiff_t sf_block_rows(ptrdiff_t, ptrdiff_t, size_t)
     size_t sf_scratch_bytes(ptrdiff_t, ptrdiff_t)
+    size_t sf_array_scratch_bytes(ptrdiff_t, ptrdiff_t, ptrdiff_t)
     bint sf_many_classes(ptrdiff_t)
     ptrdiff_t sf_coef_size(const sf_model *)
     ptrdiff_t sf_coef_index(const sf_model *, ptrdiff_t, ptrdiff_t)

@@ -269,6 +269,8 @@ static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const
         V(multiply_packed)(&forward, x, begin, end, packed);
         return;
     }
+#else
+    (void)packed;
 #endif
     V(multiply)(&forward, x, begin, end, 1);
 }
@@ -365,7 +367,7 @@ static int V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows
 #if STORE_IS_REAL
 static void V(map)(void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, sf_map map, const sf_logits *x,
                    ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, int streams, void *scratch) {
-    if (sf_many_classes(n_classes) && x->class_stride == 1 && out_class_stride == 1) {
+    if (sf_row_by_row(n_classes, x->class_stride == 1 ? out_class_stride : x->class_stride)) {
         V(panel_map)(out, out_row_stride, map, x, n_classes, begin, end, streams, scratch);
         return;
     }
@@ -380,7 +382,7 @@ static void V(map)(void *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stri
 static ptrdiff_t V(cross_entropy)(double *losses, void *gradient, const sf_logits *x, const sf_targets *targets,
                                   ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end, int streams,
                                   void *scratch) {
-    if (sf_many_classes(n_classes) && x->class_stride == 1)
+    if (sf_row_by_row(n_classes, x->class_stride))
         return V(panel_cross_entropy)(losses, gradient, x, targets, n_classes, begin, end, streams, scratch);
     const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
     REAL *tile = scratch;

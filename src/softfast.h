@@ -136,11 +136,22 @@ static inline ptrdiff_t sf_block_rows(ptrdiff_t n_features, ptrdiff_t n_classes,
     return rows < 32 ? 32 : rows > 256 ? 256 : rows;
 }
 
-/* Bytes of scratch for blocks of n_rows: two tiles (logits, probability targets), four values a row, and some rows
+/* Bytes of scratch for blocks of n_rows of X: two tiles (logits, probability targets), four values a row, and some rows
  * transposed. */
 static inline size_t sf_scratch_bytes(ptrdiff_t n_rows, ptrdiff_t n_classes) {
     size_t padded = (size_t)(n_rows + SF_MAX_LANES - 1) / SF_MAX_LANES * SF_MAX_LANES;
     return (2 * (size_t)sf_panels(n_classes) * SF_PANEL + 4) * padded * sizeof(double) + SF_PACK_BYTES;
+}
+
+/* Whether the array functions take rows one by one, classes across the lanes: many classes, contiguous. */
+static inline int sf_row_by_row(ptrdiff_t n_classes, ptrdiff_t class_stride) {
+    return sf_many_classes(n_classes) && class_stride == 1;
+}
+
+/* Bytes of scratch of the array functions for blocks of n_rows: row by row, two rows and a panel. */
+static inline size_t sf_array_scratch_bytes(ptrdiff_t n_rows, ptrdiff_t n_classes, ptrdiff_t class_stride) {
+    return sf_row_by_row(n_classes, class_stride) ? (2 * (size_t)sf_panels(n_classes) + 1) * SF_PANEL * sizeof(double)
+                                                  : sf_scratch_bytes(n_rows, n_classes);
 }
 
 #endif

@@ -90,7 +90,7 @@ SF_INLINE N(vec) N(log)(N(vec) x) {
     N(vec) scaled = N(select)(subnormal, x * N(power_of_two)((N(ivec)){0} + N(mantissa_bits) + 1), x);
     /* Subtracting the bits of sqrt(1/2) splits x = 2^n m with sqrt(1/2) <= m < sqrt(2). */
     N(ivec) offset = N(bits)(N(broadcast)(SF_SQRT_HALF));
-    N(ivec) exponent = (N(bits)(scaled) - offset) >> N(mantissa_bits);
+    N(ivec) exponent = (N(ivec))((N(uvec))N(bits)(scaled) - (N(uvec))offset) >> N(mantissa_bits);
     N(uvec) mantissa = (N(uvec))N(bits)(scaled) - ((N(uvec))exponent << N(mantissa_bits));
     N(vec) f = N(from_bits)((N(ivec))mantissa) - 1;
     N(vec) n = N(from_bits)(exponent + N(bits)(N(broadcast)(SF_ROUND))) - SF_ROUND;
