@@ -19,7 +19,7 @@ def threads_started() -> bool: ...
 @final
 class Rows:
     dtype: np.dtype[Any]
-    def __init__(self, X: NDArray[Any]) -> None: ...
+    def __init__(self, X: NDArray[Any], offset: NDArray[np.float64] | None = None) -> None: ...
     @property
     def n_rows(self) -> int: ...
     @property
@@ -47,6 +47,31 @@ class Kernels:
         arithmetic: DTypeLike = ...,
         n_threads: int = 1,
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]: ...
+    def loss_gradient_stack(
+        self,
+        X: Rows,
+        targets: list[Targets],
+        coef: NDArray[np.float64],
+        intercept: NDArray[np.float64],
+        n_classes: int,
+        *,
+        arithmetic: DTypeLike = ...,
+        n_threads: int = 1,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+    def hessian_vector(
+        self,
+        X: Rows,
+        targets: Targets,
+        coef: NDArray[np.float64],
+        intercept: NDArray[np.float64],
+        direction: NDArray[np.float64],
+        direction_intercept: NDArray[np.float64],
+        n_classes: int,
+        *,
+        arithmetic: DTypeLike = ...,
+        n_threads: int = 1,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+    def gram(self, X: Rows, weight: NDArray[np.float64], *, n_threads: int = 1) -> NDArray[np.float64]: ...
     def predict(
         self,
         X: Rows,

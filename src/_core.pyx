@@ -27,8 +27,8 @@ from libc.string cimport memset
 
 from native cimport (
     SF_ALIGNMENT, SF_F32, SF_F64, SF_IDENTITY, SF_LOGSUMEXP, SF_LOG_SOFTMAX, SF_OK, SF_SOFTMAX, sf_array_kernels,
-    sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_gradient, sf_intercept_index,
-    sf_intercept_size, sf_kernels, sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows,
+    sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_coef_stride, sf_gradient,
+    sf_gram_rows, sf_gram_scratch_bytes, sf_intercept_index, sf_intercept_size, sf_kernels, sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows,
     sf_scratch_bytes, sf_targets,
 )
 from ndarrays cimport describe, is_vector_of, real_of, same_or_apart, stride_of, vector
@@ -55,9 +55,10 @@ OPENMP = SF_OPENMP                                   # the date of the OpenMP sp
 COMPILER = (<bytes>SF_COMPILER).decode()
 VERSION = (<bytes>SF_VERSION).decode()
 
-# Partial gradients: at most this many bytes in all, but never fewer than 8 of them nor more than 256.
+# Partial gradients: at most this many bytes in all, but never fewer than MIN_TASKS of them nor more than 256.
 cdef ptrdiff_t PARTIAL_BYTES = 64 * 1024 * 1024
-# Rows of a task at least, beyond 8 tasks: below, setting partial gradients up and adding them shows.
+cdef ptrdiff_t MIN_TASKS = 4
+# Rows of a task at least, beyond MIN_TASKS: below, setting partial gradients up and adding them shows.
 cdef ptrdiff_t TASK_ROWS = 1024
 # Elements of partial gradients that a thread adds at a time: they stay in its first-level cache.
 cdef ptrdiff_t SUM_CHUNK = 2048
@@ -89,16 +90,26 @@ cdef class _Buffer:
 
 @cython.final
 cdef class Rows:
-    """X (n, p) of float32 or float64, its rows or its columns contiguous; a view, never a copy."""
+    """X (n, p) of float32 or float64, its rows or its columns contiguous; a view, never a copy.
+
+    offset (n, K), C order, or None: what is added to the logits of the rows.
+    """
     cdef const float[:, :] f32
     cdef const double[:, :] f64
+    cdef const double[:, ::1] offset
     cdef sf_rows view
     cdef int real
     cdef readonly object dtype
 
-    def __init__(self, X):
+    def __init__(self, X, offset=None):
         cdef ptrdiff_t itemsize = X.dtype.itemsize
         self.dtype = X.dtype
+        if offset is not None:
+            self.offset = offset
+            if self.offset.shape[0] != X.shape[0]:
+                raise ValueError(f"offset of {self.offset.shape[0]} rows for {X.shape[0]} rows")
+            self.view.offset = &self.offset[0, 0]
+            self.view.offset_stride = self.offset.shape[1]
         if X.dtype == np.float32:
             self.f32 = X
             self.real = SF_F32
@@ -126,6 +137,13 @@ cdef class Rows:
     @property
     def n_features(self):
         return self.view.n_features
+
+    cdef int check(self, ptrdiff_t n_features, ptrdiff_t n_classes) except -1:
+        if n_features != self.view.n_features:
+            raise ValueError(f"coef has {n_features} columns for {self.view.n_features} features")
+        if self.view.offset != NULL and self.view.offset_stride != n_classes:
+            raise ValueError(f"offset has {self.view.offset_stride} columns for {n_classes} classes")
+        return 0
 
 
 @cython.final
@@ -177,11 +195,13 @@ cdef class _Model:
     """Coefficients packed for the kernels: in the arithmetic type, in the layout of sf_model."""
     cdef _Buffer memory
     cdef sf_model view
+    cdef int real
 
     def __init__(self, const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes, int real):
         cdef ptrdiff_t n_outputs = coef.shape[0], n_features = coef.shape[1], itemsize = 4 if real == SF_F32 else 8
         if intercept.shape[0] != n_outputs or not n_classes - 1 <= n_outputs <= n_classes or n_outputs < 1:
             raise ValueError(f"{n_outputs} rows of coef, {intercept.shape[0]} intercepts, {n_classes} classes")
+        self.real = real
         self.view.n_features = n_features
         self.view.n_outputs = n_outputs
         self.view.n_classes = n_classes
@@ -227,72 +247,60 @@ cdef class Kernels:
     def loss_gradient(self, Rows X not None, Targets targets not None, coef, intercept, ptrdiff_t n_classes, *,
                       arithmetic=np.float64, int n_threads=1):
         """Sums over rows: loss, residual^T X (M, p), residual^T 1 (M,), all float64."""
-        cdef int real = SF_F32 if arithmetic == np.float32 else SF_F64
+        models = [_Model(coef, intercept, n_classes, arithmetic_of(arithmetic))]
+        losses, product, residual = evaluate(self.table, X, [targets], models, None, n_threads)
+        return float(losses[0]), product[0], residual[0]
+
+    def loss_gradient_stack(self, Rows X not None, list targets not None, coef, intercept, ptrdiff_t n_classes, *,
+                            arithmetic=np.float64, int n_threads=1):
+        """The same for S models, each with targets of its own, over one reading of X: coef (S, M, p), intercept (S, M).
+
+        Returns losses (S,), residual^T X (S, M, p), residual^T 1 (S, M).
+        """
+        if not len(targets) == len(coef) == len(intercept) > 0:
+            raise ValueError(f"{len(targets)} targets, {len(coef)} coefs and {len(intercept)} intercepts")
+        cdef int real = arithmetic_of(arithmetic)
+        models = [_Model(c, b, n_classes, real) for c, b in zip(coef, intercept)]
+        return evaluate(self.table, X, targets, models, None, n_threads)
+
+    def hessian_vector(self, Rows X not None, Targets targets not None, coef, intercept, direction,
+                       direction_intercept, ptrdiff_t n_classes, *, arithmetic=np.float64, int n_threads=1):
+        """Sums over rows: the loss's Hessian at coef (M, p) and intercept (M,) times the direction, shaped like them.
+
+        Of the targets only the weights count.
+        """
+        cdef int real = arithmetic_of(arithmetic)
+        models = [_Model(coef, intercept, n_classes, real)]
+        directions = [_Model(direction, direction_intercept, n_classes, real)]
+        _, product, residual = evaluate(self.table, X, [targets], models, directions, n_threads)
+        return product[0], residual[0]
+
+    def gram(self, Rows X not None, const double[:, ::1] weight not None, *, int n_threads=1):
+        """sum_i w_i x_i x_i^T, (g, p, p), for each of g rows of weights (g, n), computed in float64."""
+        cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features, n_weights = weight.shape[0], stride = sf_coef_stride(p)
+        cdef ptrdiff_t block = sf_gram_rows(p), chunk
+        cdef ptrdiff_t n_chunks = min(<ptrdiff_t>n_threads, n_weights)
+        cdef int real = SF_F64
         cdef sf_row_kernels kernels = self.table.rows[X.real][real]
-        if kernels.loss_gradient == NULL:
-            raise ValueError("float32 arithmetic over float64 rows is not offered")
-        cdef _Model model = _Model(coef, intercept, n_classes, real)
-        cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features, n_outputs = model.view.n_outputs
-        if coef.shape[1] != p:
-            raise ValueError(f"coef has {coef.shape[1]} columns for {p} features")
-        targets.check(n, n_classes, X.real)
-
-        # Tasks are runs of neighbouring blocks; each adds up its own partial gradient.
-        cdef ptrdiff_t block = sf_block_rows(p, n_classes, 4 if real == SF_F32 else 8)
-        cdef ptrdiff_t n_blocks = ceil_div(n, block)
-        cdef ptrdiff_t coef_size = sf_coef_size(&model.view), size = coef_size + sf_intercept_size(&model.view)
-        cdef ptrdiff_t n_tasks = min(n_blocks, max(8, min(256, n // TASK_ROWS, PARTIAL_BYTES // (8 * size))))
-        cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
-        cdef double task_work = 4.0 * n_outputs * (p + 8) * ceil_div(n_blocks, max(1, n_tasks)) * block
-        cdef ptrdiff_t group = max(<ptrdiff_t>n_threads, <ptrdiff_t>min(256.0, WORK_BETWEEN_SIGNALS / task_work))
-        cdef ptrdiff_t first, last, task, k, j, bad = SF_OK
-        cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
-        cdef _Buffer memory = _Buffer((n_tasks * size) * sizeof(double))
-        cdef _Buffer parts = _Buffer(n_tasks * sizeof(sf_gradient))
-        cdef _Buffer statuses = _Buffer(n_tasks * sizeof(ptrdiff_t))
-        cdef sf_gradient *part = <sf_gradient *>parts.data
-        cdef ptrdiff_t *status = <ptrdiff_t *>statuses.data
-        cdef double *sums = <double *>memory.data
-        for task in range(n_tasks):
-            part[task].coef = sums + task * size
-            part[task].intercept = part[task].coef + coef_size
+        cdef size_t scratch_bytes = sf_gram_scratch_bytes(p)
+        if weight.shape[1] != n:
+            raise ValueError(f"{weight.shape[1]} weights for {n} rows")
+        # Whole vectors are written: beyond the last column of a row, and of the last row too.
+        padded = np.zeros(n_weights * p * stride + stride)
+        cdef double[::1] sums = padded
         _remember_threads(n_threads)
-
-        with nogil:
-            first = 0
-            while first < n_tasks and bad == SF_OK:
-                last = min(first + group, n_tasks)
-                for task in prange(first, last, num_threads=n_threads, schedule='guided'):
-                    status[task] = run_loss_gradient(
-                        &kernels, &part[task], size, &X.view, &targets.view, &model.view, block,
-                        task * n_blocks // n_tasks, (task + 1) * n_blocks // n_tasks,
-                        scratch.data + scratch_bytes * threadid())
-                for task in range(first, last):
-                    if status[task] != SF_OK:
-                        bad = status[task]
-                        break
-                first = last
-                with gil:
-                    PyErr_CheckSignals()
-        if bad != SF_OK:
-            raise IndexError(label_error(&targets.view, bad, n_classes))
-
-        grad_coef = np.zeros((n_outputs, p))
-        grad_intercept = np.zeros(n_outputs)
-        cdef double[:, ::1] coef_out = grad_coef
-        cdef double[::1] intercept_out = grad_intercept
-        cdef double loss = 0
-        if n_tasks:
+        cdef _Buffer scratch = _Buffer(scratch_bytes * max(1, n_chunks))
+        if n and p:
             with nogil:
-                for k in prange(ceil_div(size, SUM_CHUNK), num_threads=n_threads, schedule='static'):
-                    add_parts(sums, size, n_tasks, k * SUM_CHUNK, min((k + 1) * SUM_CHUNK, size))
-                for task in range(n_tasks):
-                    loss += part[task].loss
-                for k in range(n_outputs):
-                    for j in range(p):
-                        coef_out[k, j] = sums[sf_coef_index(&model.view, k, j)]
-                    intercept_out[k] = sums[coef_size + sf_intercept_index(&model.view, k)]
-        return loss, grad_coef, grad_intercept
+                for chunk in prange(n_chunks, num_threads=n_threads, schedule='static'):
+                    # Each thread has matrices of its own: their bits do not depend on who computes them.
+                    run_gram(&kernels, &sums[0], &weight[0, 0], chunk * n_weights // n_chunks,
+                             (chunk + 1) * n_weights // n_chunks, &X.view, block, scratch.data + scratch_bytes * chunk)
+                    with gil:
+                        PyErr_CheckSignals()
+        matrices = padded[:n_weights * p * stride].reshape(n_weights, p, stride)[:, :, :p]
+        upper = np.triu(matrices)
+        return upper + np.triu(matrices, 1).transpose(0, 2, 1)
 
     def predict(self, Rows X not None, coef, intercept, ptrdiff_t n_classes, int map, *, int n_threads=1):
         """The map of the logits of every row, in the type of X: (n, K), or with IDENTITY (n, M).
@@ -305,8 +313,7 @@ cdef class Kernels:
         cdef _Model model = _Model(coef, intercept, n_classes, X.real)
         cdef sf_row_kernels kernels = self.table.rows[X.real][X.real]
         cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features
-        if coef.shape[1] != p:
-            raise ValueError(f"coef has {coef.shape[1]} columns for {p} features")
+        X.check(model.view.n_features, n_classes)
         cdef ptrdiff_t columns = model.view.n_outputs if sf == SF_IDENTITY else n_classes
         cdef ptrdiff_t block = sf_block_rows(p, n_classes, X.dtype.itemsize)
         cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
@@ -452,6 +459,134 @@ cdef class Kernels:
         return out
 
 
+cdef int arithmetic_of(dtype) except -1:
+    return SF_F32 if dtype == np.float32 else SF_F64
+
+
+cdef struct evaluation:
+    # One of those that share a reading of the rows; direction NULL: loss and gradient, else Hessian times direction.
+    const sf_targets *targets
+    const sf_model *model
+    const sf_model *direction
+
+
+cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models, list directions, int n_threads):
+    """Sums over rows of S evaluations: losses (S,), products with X (S, M, p), products with 1 (S, M)."""
+    cdef ptrdiff_t n_evaluations = len(models), q
+    cdef _Model model = models[0], other
+    cdef Targets of_rows
+    cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features
+    cdef ptrdiff_t n_outputs = model.view.n_outputs, n_classes = model.view.n_classes
+    cdef sf_row_kernels kernels = table.rows[X.real][model.real]
+    if kernels.loss_gradient == NULL:
+        raise ValueError("float32 arithmetic over float64 rows is not offered")
+    cdef _Buffer memory = _Buffer(n_evaluations * sizeof(evaluation))
+    cdef evaluation *evaluations = <evaluation *>memory.data
+    for q in range(n_evaluations):
+        model, of_rows, other = models[q], targets[q], models[q] if directions is None else directions[q]
+        for one in (model, other):
+            X.check((<_Model>one).view.n_features, n_classes)
+            if (<_Model>one).view.n_outputs != n_outputs:
+                raise ValueError(f"{(<_Model>one).view.n_outputs} and {n_outputs} rows of coef")
+        of_rows.check(n, n_classes, X.real)
+        evaluations[q].targets = &of_rows.view
+        evaluations[q].model = &model.view
+        evaluations[q].direction = NULL if directions is None else &other.view
+
+    # Tasks are runs of neighbouring blocks; each adds up its own partial sums.
+    cdef ptrdiff_t block = sf_block_rows(p, n_classes, 4 if model.real == SF_F32 else 8)
+    cdef ptrdiff_t n_blocks = ceil_div(n, block)
+    cdef ptrdiff_t coef_size = sf_coef_size(&model.view), size = coef_size + sf_intercept_size(&model.view)
+    cdef ptrdiff_t n_tasks = min(n_blocks, max(MIN_TASKS, min(256, n // TASK_ROWS,
+                                                              PARTIAL_BYTES // (8 * size * n_evaluations))))
+    cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
+    cdef double task_work = 4.0 * n_evaluations * n_outputs * (p + 8) * ceil_div(n_blocks, max(1, n_tasks)) * block
+    cdef ptrdiff_t group = max(<ptrdiff_t>n_threads, <ptrdiff_t>min(256.0, WORK_BETWEEN_SIGNALS / task_work))
+    cdef ptrdiff_t first, last, task, k, j, bad = SF_OK
+    cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
+    cdef _Buffer partial = _Buffer((n_tasks * n_evaluations * size) * sizeof(double))
+    cdef _Buffer parts = _Buffer(n_tasks * n_evaluations * sizeof(sf_gradient))
+    cdef _Buffer statuses = _Buffer(n_tasks * sizeof(ptrdiff_t))
+    cdef sf_gradient *part = <sf_gradient *>parts.data
+    cdef ptrdiff_t *status = <ptrdiff_t *>statuses.data
+    cdef double *sums = <double *>partial.data
+    for k in range(n_tasks * n_evaluations):
+        part[k].coef = sums + k * size
+        part[k].intercept = part[k].coef + coef_size
+    _remember_threads(n_threads)
+
+    with nogil:
+        first = 0
+        while first < n_tasks and bad == SF_OK:
+            last = min(first + group, n_tasks)
+            # Guided: long runs of neighbouring tasks, for a block fetches the next one ahead.
+            for task in prange(first, last, num_threads=n_threads, schedule='guided'):
+                status[task] = run_task(&kernels, evaluations, n_evaluations, part + task * n_evaluations, size,
+                                        &X.view, block, task * n_blocks // n_tasks, (task + 1) * n_blocks // n_tasks,
+                                        scratch.data + scratch_bytes * threadid())
+            for task in range(first, last):
+                if status[task] != SF_OK:
+                    bad = status[task]
+                    break
+            first = last
+            with gil:
+                PyErr_CheckSignals()
+    if bad != SF_OK:
+        for of_rows in targets:
+            if of_rows.view.labels != NULL and not 0 <= of_rows.view.labels[bad] < n_classes:
+                raise IndexError(label_error(&of_rows.view, bad, n_classes))
+
+    losses, products = np.zeros(n_evaluations), np.zeros((n_evaluations, n_outputs, p))
+    residuals = np.zeros((n_evaluations, n_outputs))
+    cdef double[::1] loss_out = losses
+    cdef double[:, :, ::1] coef_out = products
+    cdef double[:, ::1] intercept_out = residuals
+    if n_tasks:
+        with nogil:
+            for k in prange(ceil_div(n_evaluations * size, SUM_CHUNK), num_threads=n_threads, schedule='static'):
+                add_parts(sums, n_evaluations * size, n_tasks, k * SUM_CHUNK,
+                          min((k + 1) * SUM_CHUNK, n_evaluations * size))
+            for q in range(n_evaluations):
+                for task in range(n_tasks):
+                    loss_out[q] += part[task * n_evaluations + q].loss
+                for k in range(n_outputs):
+                    for j in range(p):
+                        coef_out[q, k, j] = sums[q * size + sf_coef_index(&model.view, k, j)]
+                    intercept_out[q, k] = sums[q * size + coef_size + sf_intercept_index(&model.view, k)]
+    return losses, products, residuals
+
+
+cdef ptrdiff_t run_task(const sf_row_kernels *kernels, const evaluation *evaluations, ptrdiff_t n_evaluations,
+                        sf_gradient *out, ptrdiff_t size, const sf_rows *x, ptrdiff_t block, ptrdiff_t first,
+                        ptrdiff_t last, void *scratch) noexcept nogil:
+    """The blocks first..last of one task, in order, each for all evaluations while its rows are in the cache."""
+    cdef ptrdiff_t i, q, end, status
+    for q in range(n_evaluations):
+        out[q].loss = 0
+        memset(out[q].coef, 0, size * sizeof(double))
+    for i in range(first, last):
+        end = min((i + 1) * block, x.n_rows)
+        for q in range(n_evaluations):
+            if evaluations[q].direction != NULL:
+                kernels.hessian_vector(&out[q], x, evaluations[q].targets.weight, evaluations[q].model,
+                                       evaluations[q].direction, i * block, end, scratch)
+                continue
+            status = kernels.loss_gradient(&out[q], x, evaluations[q].targets, evaluations[q].model, i * block, end,
+                                           scratch)
+            if status != SF_OK:
+                return status
+    return SF_OK
+
+
+cdef void run_gram(const sf_row_kernels *kernels, double *out, const double *weight, ptrdiff_t first, ptrdiff_t last,
+                   const sf_rows *x, ptrdiff_t block, void *scratch) noexcept nogil:
+    """The Gram matrices first..last."""
+    cdef ptrdiff_t i, size = x.n_features * sf_coef_stride(x.n_features)
+    for i in range(ceil_div(x.n_rows, block)):
+        kernels.gram(out + first * size, last - first, weight + first * x.n_rows, x.n_rows, x, i * block,
+                     min((i + 1) * block, x.n_rows), scratch)
+
+
 cdef void add_parts(double *sums, ptrdiff_t size, ptrdiff_t n_tasks, ptrdiff_t begin,
                     ptrdiff_t end) noexcept nogil:
     """The elements begin..end of all partial sums to those of the first, in the order of the rows."""
@@ -461,20 +596,6 @@ cdef void add_parts(double *sums, ptrdiff_t size, ptrdiff_t n_tasks, ptrdiff_t b
         part = sums + task * size
         for j in range(begin, end):
             sums[j] += part[j]
-
-
-cdef ptrdiff_t run_loss_gradient(const sf_row_kernels *kernels, sf_gradient *out, ptrdiff_t size, const sf_rows *x,
-                                 const sf_targets *targets, const sf_model *model, ptrdiff_t block,
-                                 ptrdiff_t first, ptrdiff_t last, void *scratch) noexcept nogil:
-    """The blocks first..last of one task, in order."""
-    cdef ptrdiff_t i, status
-    out.loss = 0
-    memset(out.coef, 0, size * sizeof(double))
-    for i in range(first, last):
-        status = kernels.loss_gradient(out, x, targets, model, i * block, min((i + 1) * block, x.n_rows), scratch)
-        if status != SF_OK:
-            return status
-    return SF_OK
 
 
 cdef object label_error(const sf_targets *targets, ptrdiff_t row, ptrdiff_t n_classes):

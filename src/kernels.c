@@ -73,6 +73,7 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
 #define S(name) SF_PASTE(name, f32)
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
+#include "curvature.tmpl.h"
 #undef STORE
 #undef STORE_IS_REAL
 #undef V
@@ -100,6 +101,7 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
 #define S(name) SF_PASTE(name, f64)
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
+#include "curvature.tmpl.h"
 #undef STORE
 #undef STORE_IS_REAL
 #undef V
@@ -111,13 +113,15 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
 #define S(name) SF_PASTE(name, f32)
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
+#include "curvature.tmpl.h"
+
+#define SF_ROW_KERNELS(pair) {loss_gradient_##pair, predict_##pair, hessian_vector_##pair, gram_##pair}
 
 extern const sf_kernels SF_PASTE(sf_kernels, SF_ISA);
 
 const sf_kernels SF_PASTE(sf_kernels, SF_ISA) = {
     SF_STRING(SF_ISA),
-    {{{loss_gradient_f32_in_f32, predict_f32_in_f32}, {loss_gradient_f32_in_f64, predict_f32_in_f64}},
-     {{NULL, NULL}, {loss_gradient_f64_in_f64, predict_f64_in_f64}}},
+    {{SF_ROW_KERNELS(f32_in_f32), SF_ROW_KERNELS(f32_in_f64)}, {{NULL, NULL, NULL, NULL}, SF_ROW_KERNELS(f64_in_f64)}},
     {{map_f32_in_f32, cross_entropy_f32_in_f32, exp_array_f32, log_array_f32},
      {map_f64_in_f64, cross_entropy_f64_in_f64, exp_array_f64, log_array_f64}},
 };

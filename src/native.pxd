@@ -19,6 +19,8 @@ cdef extern from "softfast.h" nogil:
     ctypedef struct sf_rows:
         const void *data
         ptrdiff_t n_rows, n_features, row_stride, feature_stride
+        const double *offset
+        ptrdiff_t offset_stride
     ctypedef struct sf_targets:
         const int64_t *labels
         const void *proba
@@ -40,6 +42,10 @@ cdef extern from "softfast.h" nogil:
                                    ptrdiff_t, void *) noexcept nogil
         int (*predict)(void *, ptrdiff_t, sf_map, const sf_rows *, const sf_model *, ptrdiff_t, ptrdiff_t,
                        void *) noexcept nogil
+        void (*hessian_vector)(sf_gradient *, const sf_rows *, const double *, const sf_model *, const sf_model *,
+                               ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        void (*gram)(double *, ptrdiff_t, const double *, ptrdiff_t, const sf_rows *, ptrdiff_t, ptrdiff_t,
+                     void *) noexcept nogil
     ctypedef struct sf_array_kernels:
         void (*map)(void *, ptrdiff_t, ptrdiff_t, sf_map, const sf_logits *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                     int, void *) noexcept nogil
@@ -56,6 +62,9 @@ cdef extern from "softfast.h" nogil:
     size_t sf_scratch_bytes(ptrdiff_t, ptrdiff_t)
     size_t sf_array_scratch_bytes(ptrdiff_t, ptrdiff_t, ptrdiff_t)
     bint sf_many_classes(ptrdiff_t)
+    ptrdiff_t sf_coef_stride(ptrdiff_t)
+    ptrdiff_t sf_gram_rows(ptrdiff_t)
+    size_t sf_gram_scratch_bytes(ptrdiff_t)
     ptrdiff_t sf_coef_size(const sf_model *)
     ptrdiff_t sf_coef_index(const sf_model *, ptrdiff_t, ptrdiff_t)
     ptrdiff_t sf_intercept_size(const sf_model *)

@@ -101,8 +101,8 @@ static void V(panel_multiply)(const V(panel_product) *product) {
     }
 }
 
-/* Logits of the rows [begin, end) into a panel tile; the padding of the last panel becomes -inf. */
-static void V(panel_logits)(REAL *tile, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
+/* W x of the rows [begin, end), plus intercept, into a panel tile; the padding of the last panel becomes -inf. */
+static void V(panel_scores)(REAL *tile, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
                             ptrdiff_t end) {
     const V(panel_product) forward = {
         (const STORE *)x->data + begin * x->row_stride, x->row_stride, x->feature_stride, end - begin, x->n_features,
@@ -119,6 +119,16 @@ static void V(panel_logits)(REAL *tile, const sf_rows *x, const sf_model *model,
 /* Row r of a panel tile of n_rows rows. */
 SF_INLINE N(row) V(tile_row)(REAL *tile, ptrdiff_t r, ptrdiff_t n_rows, ptrdiff_t n_classes) {
     return N(make_row)(tile + r * SF_PANEL, sf_panels(n_classes), n_rows * SF_PANEL);
+}
+
+/* The same plus the rows' offsets: logits. */
+static void V(panel_logits)(REAL *tile, const sf_rows *x, const sf_model *model, ptrdiff_t begin, ptrdiff_t end) {
+    V(panel_scores)(tile, x, model, begin, end);
+    for (ptrdiff_t r = 0; x->offset && r < end - begin; r++) {
+        N(row) z = V(tile_row)(tile, r, end - begin, model->n_classes);
+        for (ptrdiff_t k = 0; k < model->n_classes; k++)
+            N(panel)(z, k / SF_PANEL)[k % SF_PANEL] += (REAL)x->offset[(begin + r) * x->offset_stride + k];
+    }
 }
 
 /* Logits z of row i to residuals in out.  target: scratch of one row.  Returns SF_OK, or i for a bad label. */
@@ -139,18 +149,13 @@ SF_INLINE ptrdiff_t V(residual_of_row)(N(row) out, N(row) z, const sf_targets *t
     return SF_OK;
 }
 
-static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets,
-                                        const sf_model *model, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const ptrdiff_t n_classes = model->n_classes, n_panels = sf_panels(n_classes), n_rows = end - begin;
-    REAL *tile = scratch, *target = tile + n_panels * SF_PANEL * n_rows;
-    V(panel_logits)(tile, x, model, begin, end);
+/* out += residual^T X and residual^T 1 of the rows [begin, end), residuals in a panel tile. */
+static void V(panel_add_gradient)(sf_gradient *out, const sf_rows *x, REAL *tile, ptrdiff_t n_classes, ptrdiff_t begin,
+                                  ptrdiff_t end) {
+    const ptrdiff_t n_rows = end - begin;
     for (ptrdiff_t r = 0; r < n_rows; r++) {
         N(row) z = V(tile_row)(tile, r, n_rows, n_classes);
-        REAL loss = 0;
-        if (V(residual_of_row)(z, z, targets, n_classes, begin + r, target, &loss) != SF_OK)
-            return begin + r;
-        out->loss += loss;
-        for (ptrdiff_t p = 0; p < n_panels; p++)
+        for (ptrdiff_t p = 0; p < z.n_panels; p++)
             for (int k = 0; k < SF_PANEL; k += N(lanes))
                 N(add_to)(out->intercept + p * SF_PANEL + k, N(load)(N(panel)(z, p) + k));
     }
@@ -158,6 +163,21 @@ static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, cons
         (const STORE *)x->data + begin * x->row_stride, x->feature_stride, x->row_stride, x->n_features, n_rows,
         n_classes, tile, NULL, NULL, out->coef};
     V(panel_multiply)(&backward);
+}
+
+static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets,
+                                        const sf_model *model, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t n_classes = model->n_classes, n_rows = end - begin;
+    REAL *tile = scratch, *target = tile + sf_panels(n_classes) * SF_PANEL * n_rows;
+    V(panel_logits)(tile, x, model, begin, end);
+    for (ptrdiff_t r = 0; r < n_rows; r++) {
+        N(row) z = V(tile_row)(tile, r, n_rows, n_classes);
+        REAL loss = 0;
+        if (V(residual_of_row)(z, z, targets, n_classes, begin + r, target, &loss) != SF_OK)
+            return begin + r;
+        out->loss += loss;
+    }
+    V(panel_add_gradient)(out, x, tile, n_classes, begin, end);
     return SF_OK;
 }
 

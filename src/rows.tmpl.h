@@ -257,8 +257,8 @@ static void V(multiply_packed)(const V(product) *product, const sf_rows *x, ptrd
 }
 #endif
 
-/* tile (K, stride) = logits of the rows [begin, end); a reference class leads with zeros.  packed: scratch. */
-static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
+/* tile (K, stride) = W x of the rows [begin, end), plus intercept; a reference class leads with zeros. */
+static void V(scores_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
                            ptrdiff_t end, void *packed) {
     ptrdiff_t n_reference = model->n_classes - model->n_outputs;
     memset(tile, 0, (size_t)(n_reference * stride) * sizeof(REAL));
@@ -273,6 +273,15 @@ static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const
     (void)packed;
 #endif
     V(multiply)(&forward, x, begin, end, 1);
+}
+
+/* The same plus the rows' offsets: logits.  packed: scratch for transposed rows. */
+static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
+                           ptrdiff_t end, void *packed) {
+    V(scores_tile)(tile, stride, x, model, begin, end, packed);
+    for (ptrdiff_t r = 0; x->offset && r < end - begin; r++)
+        for (ptrdiff_t k = 0; k < model->n_classes; k++)
+            tile[k * stride + r] += (REAL)x->offset[(begin + r) * x->offset_stride + k];
 }
 
 /* tile (K, stride) = x[begin..end), whatever its strides. */
@@ -316,12 +325,26 @@ static ptrdiff_t V(residual)(REAL *tile, ptrdiff_t stride, const sf_targets *tar
     return status == SF_OK ? SF_OK : begin + status;
 }
 
+/* out += residual^T X and residual^T 1 of the rows [begin, end), residuals (K, stride) in a tile. */
+static void V(add_gradient)(sf_gradient *out, const sf_rows *x, const REAL *tile, ptrdiff_t stride,
+                            ptrdiff_t n_classes, ptrdiff_t n_outputs, ptrdiff_t begin, ptrdiff_t end) {
+    const REAL *residual = tile + (n_classes - n_outputs) * stride;
+    for (ptrdiff_t k = 0; k < n_outputs; k++) {
+        N(vec) sum = {0};
+        for (ptrdiff_t r = 0; r < stride; r += N(lanes))
+            sum += N(load)(residual + k * stride + r);
+        out->intercept[k] += N(sum)(sum);
+    }
+    V(product) backward = {residual, stride, n_outputs, end - begin, NULL, NULL, out->coef,
+                           sf_coef_stride(x->n_features)};
+    V(multiply)(&backward, x, begin, end, 0);
+}
+
 static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets, const sf_model *model,
                                   ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     if (sf_many_classes(model->n_classes))
         return V(panel_loss_gradient)(out, x, targets, model, begin, end, scratch);
-    const ptrdiff_t n_outputs = model->n_outputs, n_rows = end - begin, stride = sf_padded(n_rows);
-    const ptrdiff_t n_reference = model->n_classes - n_outputs;
+    const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
     REAL *tile = scratch;
     const REAL *loss;
     V(logits_tile)(tile, stride, x, model, begin, end, tile + (2 * model->n_classes + 4) * stride);
@@ -330,15 +353,7 @@ static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_t
         return status;
     for (ptrdiff_t r = 0; r < n_rows; r++)
         out->loss += loss[r];
-    const REAL *residual = tile + n_reference * stride;
-    for (ptrdiff_t k = 0; k < n_outputs; k++) {
-        N(vec) sum = {0};
-        for (ptrdiff_t r = 0; r < stride; r += N(lanes))
-            sum += N(load)(residual + k * stride + r);
-        out->intercept[k] += N(sum)(sum);
-    }
-    V(product) backward = {residual, stride, n_outputs, n_rows, NULL, NULL, out->coef, sf_coef_stride(x->n_features)};
-    V(multiply)(&backward, x, begin, end, 0);
+    V(add_gradient)(out, x, tile, stride, model->n_classes, model->n_outputs, begin, end);
     return SF_OK;
 }
 
@@ -398,6 +413,3 @@ static ptrdiff_t V(cross_entropy)(double *losses, void *gradient, const sf_logit
     return SF_OK;
 }
 #endif
-
-#undef SF_FOR_OUTER
-#undef SF_FOR_DOT

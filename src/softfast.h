@@ -19,10 +19,13 @@
 #define SF_PACK_BYTES (32 * 1024) /* of their tile at most: two thirds of a first-level cache */
 #define SF_MAX_LANES 16   /* lanes of the widest vector; the padding unit of tiles and packed coefficients */
 
-/* X (n, p): element (i, j) at data[i * row_stride + j * feature_stride]; one of the two strides is 1. */
+/* X (n, p): element (i, j) at data[i * row_stride + j * feature_stride]; one of the two strides is 1.  offset, or NULL:
+ * what is added to logit k of row i, at offset[i * offset_stride + k]. */
 typedef struct {
     const void *data;
     ptrdiff_t n_rows, n_features, row_stride, feature_stride;
+    const double *offset;
+    ptrdiff_t offset_stride;
 } sf_rows;
 
 /* What the rows should predict: labels (n,) in 0..K-1, or, where labels is NULL, probabilities (n, K) of the storage
@@ -69,6 +72,13 @@ typedef struct {
      * Returns whether every logit was finite: none is where a row of X holds NaN or infinity. */
     int (*predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
                     ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /* Adds the product of the Hessian at the model with the direction's coefficients to out; weight (n,) or NULL. */
+    void (*hessian_vector)(sf_gradient *out, const sf_rows *x, const double *weight, const sf_model *model,
+                           const sf_model *direction, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /* Adds sum_i w_i x_i x_i^T of n_weights vectors of weights to out [n_weights][p][sf_coef_stride(p)], the upper
+     * triangle at least.  Rows at most sf_gram_rows, scratch sf_gram_scratch_bytes. */
+    void (*gram)(double *out, ptrdiff_t n_weights, const double *weight, ptrdiff_t weight_stride, const sf_rows *x,
+                 ptrdiff_t begin, ptrdiff_t end, void *scratch);
 } sf_row_kernels;
 
 /* Functions of one type of logits. */
@@ -141,6 +151,17 @@ static inline ptrdiff_t sf_block_rows(ptrdiff_t n_features, ptrdiff_t n_classes,
 static inline size_t sf_scratch_bytes(ptrdiff_t n_rows, ptrdiff_t n_classes) {
     size_t padded = (size_t)(n_rows + SF_MAX_LANES - 1) / SF_MAX_LANES * SF_MAX_LANES;
     return (2 * (size_t)sf_panels(n_classes) * SF_PANEL + 4) * padded * sizeof(double) + SF_PACK_BYTES;
+}
+
+/* Rows a block of a Gram matrix: two copies of its rows should stay in the second-level cache, but the matrices, which
+ * every block reads and writes, should be worth the traffic. */
+static inline ptrdiff_t sf_gram_rows(ptrdiff_t n_features) {
+    ptrdiff_t rows = 32 * 1024 / (n_features + 1) / SF_MAX_LANES * SF_MAX_LANES;
+    return rows < 64 ? 64 : rows > 256 ? 256 : rows;
+}
+
+static inline size_t sf_gram_scratch_bytes(ptrdiff_t n_features) {
+    return 2 * (size_t)n_features * (size_t)sf_gram_rows(n_features) * sizeof(double);
 }
 
 /* Whether the array functions take rows one by one, classes across the lanes: many classes, contiguous. */
