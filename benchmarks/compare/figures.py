@@ -1,4 +1,8 @@
-"""Draws roofline.svg from results.csv: how near each library comes to the machine's two limits."""
+"""Draws the figures from the CSVs.
+
+roofline.svg from results.csv: how near each library comes to the machine's two limits. fit.svg from fit.csv: relative
+suboptimality against seconds.
+"""
 
 import argparse
 import json
@@ -19,6 +23,8 @@ COLOURS = {
     "cyanure": "C6",
     "statsmodels": "C7",
 }
+# Of the solvers of one library: line and marker.
+STYLES = [{"linestyle": line, "marker": marker} for marker in (".", "^") for line in ("-", "--", "-.", ":")]
 MARKERS = {"float32": "o", "float64": "s"}
 
 
@@ -57,6 +63,43 @@ def roofline(folder: Path) -> Any:
     return figure
 
 
+def fits(folder: Path) -> Any:
+    """A line for each solver, through its fits from loose to tight; the defaults are crosses."""
+    from matplotlib import pyplot
+
+    facts = json.loads((folder / "fit.json").read_text())
+    rows = [row for row in read(folder / "fit.csv") if row["relative_suboptimality"]]
+    problems = list(dict.fromkeys(row["problem"] for row in rows))
+    libraries = {row["solver"]: row["library"] for row in rows}
+    styles = {}
+    for library in set(libraries.values()):
+        for solver, style in zip([s for s in libraries if libraries[s] == library], STYLES, strict=False):
+            styles[solver] = {"color": COLOURS[library], "label": solver, **style}
+    n_lines = -(-(len(problems) + 1) // 3)
+    figure, grid = pyplot.subplots(n_lines, 3, figsize=(12, 3.5 * n_lines), layout="constrained", squeeze=False)
+    for ax, problem in zip(grid.flat, problems, strict=False):
+        for solver, style in styles.items():
+            ladder = []
+            for row in rows:
+                if (row["problem"], row["solver"]) != (problem, solver):
+                    continue
+                # What rounding leaves of it, a negative number too, has no place on the scale.
+                point = float(row["seconds"]), max(float(row["relative_suboptimality"]), 1e-13)
+                if row["settings"] == "{}":
+                    ax.plot(*point, "x", color=style["color"])
+                else:
+                    ladder.append(point)
+            if ladder:
+                ax.plot(*zip(*ladder, strict=True), **style)
+        ax.axhline(facts["target"], color="black", linewidth=0.5)
+        ax.set(xscale="log", yscale="log", title=problem, xlabel="seconds", ylabel="relative suboptimality")
+    for ax in grid.flat[len(problems) :]:
+        ax.axis("off")
+    handles = [pyplot.Line2D([], [], **styles[solver]) for solver in libraries]
+    grid.flat[-1].legend(handles=handles, loc="center", ncols=2, fontsize="small")
+    return figure
+
+
 def main() -> None:
     """Draw all."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,7 +108,9 @@ def main() -> None:
     matplotlib.use("agg")
     # The same figure gives the same file.
     matplotlib.rcParams["svg.hashsalt"] = "softfast"
-    roofline(options.folder).savefig(options.folder / "roofline.svg", metadata={"Date": None})
+    for data, name, draw in (("results.csv", "roofline.svg", roofline), ("fit.csv", "fit.svg", fits)):
+        if (options.folder / data).is_file():
+            draw(options.folder).savefig(options.folder / name, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ LIBRARIES = {
     "scikit-learn": "scikit-learn",
     "oneDAL": "oneDAL",
     "torch": "PyTorch",
+    "cyanure": "Cyanure",
+    "statsmodels": "statsmodels",
 }
 # The works that the README always shows; those where softfast is not the fastest are added, whichever they are.
 SHOWN = [
@@ -82,6 +84,48 @@ def kernels_table() -> str:
     )
 
 
+def fit_table() -> str:
+    """Seconds to the target, of each library its fastest solver and settings; empty before fit.py has been run."""
+    results = HERE / "fit.csv"
+    if not results.is_file():
+        return ""
+    machine = json.loads(results.with_suffix(".json").read_text())
+    rows = read(results)
+    problems: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        found = problems.setdefault(row["problem"], {})
+        best = found.get(row["library"])
+        if row["reached"] == "yes" and (best is None or float(row["seconds"]) < float(best["seconds"])):
+            found[row["library"]] = row
+    tried = {(row["problem"], row["library"]) for row in rows}
+    names = ["softfast", *(name for name in LIBRARIES if any(library == name for _, library in tried))]
+    table = [
+        f"| fit, seconds | {' | '.join(LIBRARIES.get(name, name) for name in names)} |",
+        "|---|" + "---|" * len(names),
+    ]
+    for problem, found in problems.items():
+        least = min((float(row["seconds"]) for row in found.values()), default=0.0)
+        cells = []
+        for name in names:
+            if name not in found:
+                cells.append("not reached" if (problem, name) in tried else "")
+                continue
+            seconds, solver = float(found[name]["seconds"]), found[name]["solver"].removeprefix(name).strip()
+            number = f"**{seconds:.3g}**" if seconds == least else f"{seconds:.3g}"
+            cells.append(f"{number} {solver}".rstrip())
+        table.append(f"| {problem} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *table,
+            "",
+            f"Seconds until the objective, computed from the returned coefficients, is within a relative "
+            f"{machine['target']:g} of its optimum; of each library the fastest solver and tolerance, "
+            f"{machine['limit']:g} seconds a fit at most, threads: {machine['threads']}, {machine['cpu']}; "
+            f"{machine['date']}.",
+        ]
+    )
+
+
 def main() -> int:
     """Rewrite or check."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,10 +133,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     text = wanted = options.readme.read_text(encoding="utf-8")
-    for name, table in (("benchmark table", kernels_table),):
+    for name, table in (("benchmark table", kernels_table), ("fit table", fit_table)):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, rest = wanted.split(begin)
-        wanted = f"{before}{begin}\n{table()}\n{end}{rest.split(end)[1]}"
+        wanted = "\n".join(filter(None, [before + begin, table(), end + rest.split(end)[1]]))
     if options.check:
         if wanted != text:
             print(f"{options.readme}: a table is not what {HERE} gives; run this without --check")
