@@ -60,7 +60,9 @@ def optimum(problem: Problem) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = SoftmaxRegression(C=exact.C, tol=1e-13, max_iter=20_000).fit(exact.X, exact.y)
-    found = {"objective": objective(exact, model.coef_, model.intercept_), "gap": model.duality_gap_}
+    found = {"objective": objective(exact, model.coef_, model.intercept_)}
+    if problem.penalty > 0:
+        found["gap"] = float(model.duality_gap_)
     if exact.n_classes * (exact.X.shape[1] + 1) <= _NEWTON_SIZE:
         found["newton"] = newton(exact)
         found["objective"] = min(found["objective"], found["newton"])
