@@ -19,7 +19,7 @@ from fit_problems import Array, Problem
 
 Fit = tuple[Array, Array, int]
 Settings = dict[str, Any]
-_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10)
+_TOLERANCES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10)
 
 
 class Solver(NamedTuple):
