@@ -46,7 +46,7 @@ COLUMNS = [
 
 
 def work(task: dict[str, Any]) -> None:
-    """In a process of its own: one line of JSON a fit, after one that says that all is loaded."""
+    """In a process of its own: one line of JSON a fit, after one that says that all is loaded; null at the end."""
     warnings.simplefilter("ignore")
     problem = PROBLEMS[task["problem"]]()
     solver = task["solver"]
@@ -71,6 +71,8 @@ def work(task: dict[str, Any]) -> None:
             except Exception as error:
                 line["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
             tell(line)
+    # Some libraries take their time to leave the process.
+    tell(None)
 
 
 def tell(what: Any) -> None:
@@ -97,7 +99,7 @@ class Worker:
         assert self._process.stdout
         for line in self._process.stdout:
             # The libraries print too.
-            if line.startswith(('{"', '"ready"')):
+            if line.startswith(('{"', '"ready"', "null")):
                 self._lines.put(line)
         self._lines.put(None)
 
