@@ -18,10 +18,12 @@ from softfast.functions import (
 if TYPE_CHECKING:
     from softfast.config import show_config
     from softfast.estimator import SoftmaxRegression
+    from softfast.plotting import ConvergenceDisplay
 
 __version__ = _core.VERSION
 
 __all__ = [
+    "ConvergenceDisplay",
     "SoftmaxRegression",
     "__version__",
     "cross_entropy",
@@ -33,7 +35,11 @@ __all__ = [
     "softmax",
 ]
 
-_LAZY = {"SoftmaxRegression": "softfast.estimator", "show_config": "softfast.config"}
+_LAZY = {
+    "ConvergenceDisplay": "softfast.plotting",
+    "SoftmaxRegression": "softfast.estimator",
+    "show_config": "softfast.config",
+}
 
 
 def __getattr__(name: str) -> Any:

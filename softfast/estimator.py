@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from softfast import _core
 from softfast.objective import Point, SoftmaxObjective
-from softfast.progress import Progress
+from softfast.progress import Iteration, Progress
 from softfast.solvers.lbfgs import lbfgs
 from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
@@ -54,6 +55,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         Threads; None takes those the process may use, one for small data. The fit has the same bits for any number.
     verbose : int, default 0
         Above 0, progress: a bar in a terminal or notebook, records of the logger "softfast" elsewhere.
+    callback : callable or None, default None
+        Called as ``callback(it)`` at the start and after every iteration, in the thread that fits. `it` has
+        ``iteration``, ``n_passes``, ``time``, ``objective`` and ``gap`` as in `history_`, and ``coef`` and
+        ``intercept``, which are computed when asked for. The fit stops there if it returns a true value; an exception
+        ends the fit and leaves the estimator as it was.
 
     Attributes
     ----------
@@ -119,6 +125,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         warm_start: bool = False,
         n_threads: int | None = None,
         verbose: int = 0,
+        callback: Callable[[Iteration], object] | None = None,
     ) -> None:
         self.C = C
         self.fit_intercept = fit_intercept
@@ -129,6 +136,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.warm_start = warm_start
         self.n_threads = n_threads
         self.verbose = verbose
+        self.callback = callback
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the model.
@@ -189,7 +197,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
             coef[:], intercept[:] = self.coef_, self.intercept_
-        with _Monitor(objective, self.tol, certified=penalty > 0, verbose=self.verbose) as monitor:
+        with _Monitor(
+            objective, self.tol, certified=penalty > 0, verbose=self.verbose, callback=self.callback
+        ) as monitor:
             point, n_iter, status = lbfgs(
                 objective,
                 objective(objective.pack(coef, intercept)),
@@ -207,7 +217,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.solver_ = "lbfgs"
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
         separable = penalty == 0 and _is_separable(point, source.total_weight, weight)
-        self.converged_ = status == "stopped" and not separable
+        self.converged_ = status == "stopped" and not monitor.cancelled and not separable
         if not self.converged_:
             warnings.warn(self._shortfall(status, monitor, separable), ConvergenceWarning, stacklevel=3)
         return self
@@ -221,6 +231,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         require("tol", "a finite number >= 0", isinstance(self.tol, Real) and 0 <= self.tol < math.inf)
         require("max_iter", "an integer >= 1", isinstance(self.max_iter, Integral) and self.max_iter >= 1)
         require("solver", "'auto' or 'lbfgs'", self.solver in ("auto", "lbfgs"))
+        require("callback", "None or callable", self.callback is None or callable(self.callback))
         resolve_threads(self.n_threads, 0.0)
 
     def _shortfall(self, status: str, monitor: "_Monitor", separable: bool) -> str:
@@ -231,6 +242,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
                 "coefficients grow without limit. Set a finite C."
             )
         reached = f"{monitor.name} {monitor.measure:.2g} after {self.n_iter_} iterations, tol asks for {self.tol:.2g}"
+        if monitor.cancelled:
+            return f"The callback stopped the fit: {reached}."
         if status == "stalled":
             return f"The fit stopped where rounding ends all progress: {reached}."
         return f"The fit stopped at max_iter={self.max_iter}: {reached}."
@@ -321,14 +334,24 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
 
 class _Monitor:
-    """Judges each iterate: keeps the history and the best certificate, shows progress, says when to stop."""
+    """Judges each iterate: keeps the history and the best certificate, tells of it, says when to stop."""
 
-    def __init__(self, objective: SoftmaxObjective, tol: float, *, certified: bool, verbose: int) -> None:
+    def __init__(
+        self,
+        objective: SoftmaxObjective,
+        tol: float,
+        *,
+        certified: bool,
+        verbose: int,
+        callback: Callable[[Iteration], object] | None,
+    ) -> None:
         self._objective = objective
         self._tol = tol
         self._certified = certified
         self.name = "relative duality gap" if certified else "scaled gradient"
         self._progress = Progress(verbose, self.name, tol)
+        self._callback = callback
+        self.cancelled = False
         self._start = time.perf_counter()
         self._lower_bound = -math.inf
         self.gap = math.nan
@@ -343,19 +366,26 @@ class _Monitor:
         self._progress.__exit__(*exception)
 
     def stop(self, point: Point) -> bool:
-        """Whether the point is optimal to `tol`."""
+        """Whether the point is optimal to `tol`, or the callback asks to stop short of that."""
         if self._certified:
-            # Every iterate's dual value bounds the optimum from below, so the best one certifies all.
+            # Every iterate's dual value bounds the optimum from below, so the best one certifies all. The gap of a
+            # point allows for the rounding of its own value only; without more, -2e-16 has been seen here.
             self._lower_bound = max(self._lower_bound, point.value - point.gap)
-            self.gap = min(point.gap, point.value - self._lower_bound)
+            rounding = 8 * float(np.finfo(float).eps) * abs(point.value)
+            self.gap = min(point.gap, point.value - self._lower_bound + rounding)
             self.measure = self.gap / max(1.0, point.value)
         else:
             self.measure = float(np.abs(point.gradient).max(initial=0.0))
         entry = (self._objective.n_passes, time.perf_counter() - self._start, point.value, self.gap)
+        iteration = len(self.history["pass"])
         for values, value in zip(self.history.values(), entry, strict=True):
             values.append(value)
         self._progress.update(self._objective.n_passes, point.value, self.measure)
-        return self.measure <= self._tol
+        converged = self.measure <= self._tol
+        if self._callback is not None:
+            wish = self._callback(Iteration(iteration, *entry, lambda: self._objective.unpack(point.x)))
+            self.cancelled = bool(wish) and not converged
+        return converged or self.cancelled
 
 
 def _is_separable(point: Point, total_weight: float, weight: Vector | None) -> bool:

@@ -1,9 +1,10 @@
 """Model files: a fitted `SoftmaxRegression` in a safetensors file, without pickle.
 
 A file holds two tensors, ``coef`` (M, p) and ``intercept`` (M,), float64, M = K or 1 with two classes, and one metadata
-entry, ``softfast``: JSON with the keys of `_METADATA` below, ``format``, ``version``, ``params`` (the constructor's),
-``classes`` (``dtype`` and ``values``) and ``feature_names`` (a list or null). Numbers that JSON does not have are
-written as "inf" (``C``) and null (``duality_gap``). Loading checks everything and runs nothing of what it reads.
+entry, ``softfast``: JSON with the keys of `_METADATA` below, ``format``, ``version``, ``params`` (the constructor's but
+for ``callback``, which is code), ``classes`` (``dtype`` and ``values``) and ``feature_names`` (a list or null). Numbers
+that JSON does not have are written as "inf" (``C``) and null (``duality_gap``). Loading checks everything and runs
+nothing of what it reads.
 """
 
 import json
@@ -135,6 +136,7 @@ def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str 
     """
     check_is_fitted(model)
     params = {name: _plain(value) for name, value in model.get_params(deep=False).items()}
+    del params["callback"]  # code, not data
     if params["C"] == math.inf:
         params["C"] = "inf"
     if isinstance(params["class_weight"], dict):

@@ -1,12 +1,56 @@
-"""What a fit tells while it runs: a progress bar in a terminal or a notebook, log records elsewhere."""
+"""What a fit tells while it runs: a progress bar in a terminal or a notebook, log records elsewhere, callbacks."""
 
 import logging
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 logger = logging.getLogger("softfast")
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration of a fit, as a callback sees it.
+
+    Attributes
+    ----------
+    iteration : int
+        Iterations so far; 0 at the start.
+    n_passes : int
+        Evaluations of loss and gradient over all rows so far.
+    time : float
+        Seconds since the start.
+    objective : float
+        Mean cross-entropy plus penalty.
+    gap : float
+        The objective exceeds the optimum by at most this much; NaN without penalty.
+    coef : ndarray of shape (K, p), or (1, p) with two classes
+        Made anew each time it is asked for, as is the intercept.
+    intercept : ndarray of shape (K,) or (1,)
+    """
+
+    iteration: int
+    n_passes: int
+    time: float
+    objective: float
+    gap: float
+    _unpack: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]] = field(repr=False, compare=False)
+
+    @property
+    def coef(self) -> NDArray[np.float64]:
+        """The coefficients of this iteration."""
+        return self._unpack()[0]
+
+    @property
+    def intercept(self) -> NDArray[np.float64]:
+        """The intercept of this iteration."""
+        return self._unpack()[1]
 
 
 def _interactive() -> bool:

@@ -32,6 +32,7 @@ RANK = {
     "objective": 6,
     "solvers": 7,
     "estimator": 8,
+    "plotting": 9,
     "tables": 9,
     "model_file": 9,
     "commands": 10,
@@ -93,7 +94,8 @@ def test_only_the_module_is_exported():
 def test_import_loads_numpy_alone():
     code = (
         "import sys, softfast; "
-        "print([m for m in ('sklearn', 'scipy', 'pandas', 'pyarrow', 'rich', 'typer') if m in sys.modules])"
+        "heavy = 'sklearn', 'scipy', 'pandas', 'pyarrow', 'rich', 'typer', 'matplotlib'; "
+        "print([m for m in heavy if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
@@ -116,6 +118,8 @@ def test_versions_agree():
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_examples_in_docstrings_run(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts == ("plotting",):
+        pytest.importorskip("matplotlib").use("agg")
     module = importlib.import_module(".".join(["softfast", *(p for p in parts if p != "__init__")]))
     assert doctest.testmod(module).failed == 0
 

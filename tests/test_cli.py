@@ -79,7 +79,7 @@ def test_fit_evaluate_predict(iris, name, target, labels, ending):
     model, metadata = model_file.load("model.safetensors")
     assert metadata["target"] == (target[1] if target else None)
     assert (metadata["feature_names"] or FEATURES) == FEATURES
-    assert metadata["params"] == SoftmaxRegression(C=10.0, tol=1e-8).get_params()
+    assert model.get_params() == SoftmaxRegression(C=10.0, tol=1e-8).get_params()
     # CSV and Parquet give X in F order, whose sums round otherwise.
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-3, atol=1e-5)
 

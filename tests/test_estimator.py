@@ -100,6 +100,57 @@ def test_history_tells_the_way(random_problem):
     assert model.history_["gap"][-1] == model.duality_gap_
 
 
+def test_callback_sees_every_iteration(random_problem):
+    X, y = random_problem
+    seen = []
+    model = SoftmaxRegression(callback=seen.append).fit(X, y)
+    plain = SoftmaxRegression().fit(X, y)
+    np.testing.assert_array_equal(model.coef_, plain.coef_)
+    assert model.converged_
+    assert [it.iteration for it in seen] == list(range(model.n_iter_ + 1))
+    for key, name in {"pass": "n_passes", "time": "time", "objective": "objective", "gap": "gap"}.items():
+        np.testing.assert_array_equal([getattr(it, name) for it in seen], model.history_[key])
+    np.testing.assert_array_equal(seen[-1].coef, model.coef_)
+    np.testing.assert_array_equal(seen[-1].intercept, model.intercept_)
+    # What an iteration shows is the point that has its objective, and nobody else's array.
+    middle = seen[len(seen) // 2]
+    before = middle.coef
+    logits = X @ before.T + middle.intercept
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+    np.testing.assert_allclose(losses.mean() + (before**2).sum() / (2 * len(y)), middle.objective, rtol=1e-12)
+    middle.coef[:] = 0
+    np.testing.assert_array_equal(middle.coef, before)
+    with pytest.raises(AttributeError):
+        middle.gap = 0.0
+
+
+def test_callback_stops_the_fit(random_problem):
+    with pytest.warns(
+        ConvergenceWarning, match=r"callback stopped the fit: relative duality gap .* after 3 iterations"
+    ):
+        model = SoftmaxRegression(callback=lambda it: it.iteration == 3).fit(*random_problem)
+    assert not model.converged_
+    assert model.n_iter_ == 3
+    assert len(model.history_["pass"]) == 4
+    assert model.history_["gap"][-1] == model.duality_gap_
+    # A wish to stop where the fit has converged anyway takes nothing away.
+    assert SoftmaxRegression(callback=lambda it: it.gap <= 1e-6).fit(*random_problem).converged_
+
+
+def test_error_in_the_callback_leaves_the_estimator_as_it_was(random_problem):
+    model = SoftmaxRegression().fit(*IRIS)
+
+    def fail(iteration):
+        if iteration.iteration == 2:
+            raise RuntimeError("enough")
+
+    model.set_params(callback=fail)
+    before = dict(vars(model))
+    with pytest.raises(RuntimeError, match="enough"):
+        model.fit(*random_problem)
+    assert vars(model) == before
+
+
 @pytest.mark.parametrize("n_threads", [2, 3, 7])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_fit_has_the_same_bits_for_any_number_of_threads(n_threads, dtype, rng):
@@ -189,6 +240,9 @@ def test_pickles_and_clones(random_problem):
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
     assert clone(model).get_params() == model.get_params()
+    model.set_params(callback=print)
+    assert clone(model).callback is print
+    assert pickle.loads(pickle.dumps(model)).callback is print
 
 
 def test_short_fit_warns_and_tells_what_it_reached(random_problem):
@@ -228,6 +282,7 @@ BAD_PARAMETERS = [
     ({"max_iter": 1.5}, "max_iter must be"),
     ({"solver": "saga"}, "solver must be 'auto' or 'lbfgs', got 'saga'"),
     ({"n_threads": 0}, "n_threads must be"),
+    ({"callback": 3}, "callback must be None or callable, got 3"),
     ({"class_weight": "heavy"}, "class_weight"),
     ({"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, "must not be negative"),
 ]

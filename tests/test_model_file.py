@@ -67,13 +67,15 @@ def test_parameters_and_feature_names_come_back(path):
         "warm_start": True,
         "n_threads": 2,
         "verbose": 0,
+        "callback": lambda it: None,
     }
     assert parameters.keys() == SoftmaxRegression().get_params().keys()
     frame = pd.DataFrame(X, columns=["a", "é", "", "a b"])
     model = SoftmaxRegression(**parameters).fit(frame, RNG.choice(["a", "b"], size=60))
     save(model, path)
     loaded, metadata = load(path)
-    assert loaded.get_params() == parameters
+    # Code is not kept.
+    assert loaded.get_params() == {**parameters, "callback": None}
     assert math.isnan(loaded.duality_gap_)
     assert loaded.feature_names_in_.tolist() == metadata["feature_names"] == list(frame.columns)
     assert metadata["target"] is None
