@@ -18,6 +18,7 @@ from softfast import _core
 from softfast.objective import Point, SoftmaxObjective
 from softfast.progress import Progress
 from softfast.solvers.lbfgs import lbfgs
+from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows, as_weight, require_finite
@@ -111,6 +112,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self,
         C: float = 1.0,
         *,
+        l1_ratio: float = 0.0,
+        sparsity: str = "coefficient",
         fit_intercept: bool = True,
         class_weight: Any = None,
         solver: str = "auto",
@@ -121,6 +124,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         verbose: int = 0,
     ) -> None:
         self.C = C
+        self.l1_ratio = l1_ratio
+        self.sparsity = sparsity
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.solver = solver
@@ -184,19 +189,32 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         source = DenseSource(X, labels, len(classes), weight, n_threads=self.n_threads)
         penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
         objective = SoftmaxObjective(
-            source, penalty=penalty, fit_intercept=bool(self.fit_intercept), n_outputs=n_outputs
+            source,
+            penalty=penalty,
+            fit_intercept=bool(self.fit_intercept),
+            n_outputs=n_outputs,
+            l1_ratio=float(self.l1_ratio),
+            by_feature=self.sparsity == "feature",
         )
+        sparse = penalty > 0 and self.l1_ratio > 0
         coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
             coef[:], intercept[:] = self.coef_, self.intercept_
         with _Monitor(objective, self.tol, certified=penalty > 0, verbose=self.verbose) as monitor:
-            point, n_iter, status = lbfgs(
-                objective,
-                objective(objective.pack(coef, intercept)),
-                max_iter=self.max_iter,
-                stop=monitor.stop,
-                metric=objective.metric,
-            )
+            start = objective(objective.pack(coef, intercept))
+            if sparse:
+                point, n_iter, status = proximal_newton(
+                    objective,
+                    start,
+                    groups=objective.groups(),
+                    curvature=objective.curvature,
+                    max_iter=self.max_iter,
+                    stop=monitor.stop,
+                )
+            else:
+                point, n_iter, status = lbfgs(
+                    objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric
+                )
 
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
@@ -204,7 +222,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.duality_gap_ = monitor.gap
         self.n_iter_ = n_iter
         self.n_passes_ = objective.n_passes
-        self.solver_ = "lbfgs"
+        self.solver_ = "proximal-newton" if sparse else "lbfgs"
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
         separable = penalty == 0 and _is_separable(point, source.total_weight, weight)
         self.converged_ = status == "stopped" and not separable
