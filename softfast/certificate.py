@@ -130,7 +130,7 @@ class Certificate:
         return result
 
     def _mixture(self, residual: Vector) -> tuple[float, Vector]:
-        """e and u (K,), which make the dual point feasible for the intercept; (0, nothing) where it is."""
+        """The docstring's e and u (K,), which make the dual point feasible for the intercept; 0 where it is."""
         full = residual if self._first == 0 else np.concatenate([[-residual.sum()], residual])
         rising = full > 0
         if not rising.any():

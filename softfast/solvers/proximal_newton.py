@@ -42,7 +42,7 @@ class Evaluation(Protocol):
 
     @property
     def value(self) -> float:
-        """f + N at x."""
+        """Of f + N at x."""
         ...
 
     @property
@@ -104,13 +104,14 @@ _MEMORY = 20
 _PATIENCE = 20
 # When an estimate of the Hessian is taken anew, besides when the working set grows: often at first.
 _CURVATURE_ITERATIONS = (0, 4, 12, 30)
-# After a step had to be shortened the model gets this multiple of the identity, times the violation of the conditions of
-# optimality, then four times as much, or after a whole step a quarter. (In the manner of Doikov 2023: for functions
-# like softmax's the damping that makes whole steps safe is proportional to the gradient.)
+# After a step had to be shortened the model gets this multiple of the identity, times the violation of the conditions
+# of optimality, then four times as much, or after a whole step a quarter. (In the manner of Doikov 2023: for functions
+# like softmax's the damping that makes whole steps safe is proportional to the gradient.) 1,797 images of 64 pixels,
+# L1, C = 100: 36 passes instead of 146.
 _DAMPING = 1.0
 # Groups that may always enter the working set.
 _FIRST = 100
-# The subproblem: rounds of coordinate descent and Newton, sweeps in one, and how much smaller its error is to become.
+# The subproblem: rounds of coordinate descent and Newton, and sweeps in a round at least.
 _ROUNDS, _SWEEPS = 30, 20
 
 
@@ -120,12 +121,14 @@ def proximal_newton(
     *,
     groups: Groups,
     curvature: Callable[[E, Indices], Curvature],
+    largest: int,
     max_iter: int,
     stop: Callable[[E], bool],
 ) -> tuple[E, int, Status]:
     """Minimise from `start` until `stop(point)` is true, asked once an iteration and at the start.
 
-    `curvature(point, coordinates)` estimates the Hessian of f there, in an order of the coordinates of its choice.
+    `curvature(point, coordinates)` estimates the Hessian of f there, in an order of the coordinates of its choice; it
+    is asked for `largest` coordinates at most as long as that does not hold up the search.
 
     Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled" where
     rounding ends all progress: no step lowers the value or the violation of the conditions of optimality any more, or
@@ -147,14 +150,17 @@ def proximal_newton(
         if idle == _PATIENCE:
             return point, iteration, "stalled"
         lowest_value, smallest_violation = min(lowest_value, point.value), min(smallest_violation, worst)
-        wanted = partition.working_set(point, violation)
+        wanted = partition.working_set(point, violation, largest)
         due = iteration in _CURVATURE_ITERATIONS or iteration % _CURVATURE_ITERATIONS[-1] == 0
         if model is None or due or model.exact or not np.isin(wanted, model.coordinates).all():
+            if pairs:
+                # A pair knows nothing of the curvature if what has moved is left out.
+                wanted = np.union1d(wanted, partition.whole(np.any([moved != 0 for moved, _ in pairs], axis=0)))
             model, fresh = curvature(point, wanted), True
         if model.exact:
             pairs.clear()
         quadratic = _quadratic(model, pairs, damping * worst)
-        precision = min(0.1, max(1e-3, worst))
+        precision = min(0.1, max(1e-3, worst)) if model.exact else 0.1
         target = _minimise_model(partition, model.coordinates, quadratic, point, precision * worst)
         following, step = _line_search(objective, partition, point, target)
         damping = max(_DAMPING, damping * 4) if step < 1 else damping / 4
@@ -166,7 +172,7 @@ def proximal_newton(
             continue
         fresh = False
         moved, turned = following.x - point.x, following.gradient - point.gradient
-        if float(moved @ turned) > 1e-16 * float(turned @ turned):
+        if not model.exact and float(moved @ turned) > 1e-16 * float(turned @ turned):
             pairs.append((moved, turned))
         point = following
     return point, max_iter, "stopped" if stop(point) else "max_iter"
@@ -192,15 +198,23 @@ class _Partition:
         sloped = self.norms(point.gradient + pull[self.of] * point.x)
         return np.where(norms > 0, sloped, np.maximum(sloped - self.weight, 0))
 
-    def working_set(self, point: Evaluation, violation: Vector) -> Indices:
-        """Coordinates, in order, of the groups that are free or not zero, and of those most in violation."""
+    def working_set(self, point: Evaluation, violation: Vector, largest: int) -> Indices:
+        """Coordinates, in order, of the groups that are free or not zero, and of those most in violation.
+
+        At most `largest` coordinates, if few groups are to enter otherwise.
+        """
         chosen = (self.norms(point.x) > 0) | (self.weight == 0)
         entering = np.flatnonzero(~chosen & (violation > 0))
-        most = max(_FIRST, 2 * int(chosen.sum()))
+        room = (largest - int(self._sizes[chosen].sum())) // int(self._sizes.max())
+        most = max(_FIRST, min(int(chosen.sum()), room))
         if len(entering) > most:
             entering = entering[np.argpartition(violation[entering], -most)[-most:]]
         chosen[entering] = True
         return np.flatnonzero(chosen[self.of])
+
+    def whole(self, some: NDArray[np.bool_]) -> Indices:
+        """All coordinates of the groups of some."""
+        return np.flatnonzero(np.bincount(self.of, weights=some)[self.of] > 0)
 
     def restricted(self, coordinates: Indices) -> tuple[Indices, Indices, Vector]:
         """members, starts and weight over a vector of some coordinates, of whole groups alone."""
@@ -278,6 +292,8 @@ def _minimise_model(
     bound = _largest_eigenvalues(quadratic, members, starts)
     x, gradient, product = point.x[active], point.gradient[active], np.zeros(len(quadratic.sign))
     dense = quadratic.dense
+    # A Newton step on m coordinates costs as much as some m / 6 sweeps.
+    sweeps = max(_SWEEPS, len(active) // 10)
     for _ in range(_ROUNDS):
         _, longest = descend(
             quadratic.values,
@@ -291,13 +307,15 @@ def _minimise_model(
             x,
             gradient,
             product,
-            _SWEEPS,
+            sweeps,
             tolerance,
         )
         if longest <= tolerance:
             break
-        if dense is not None:
-            _newton(dense, members, starts, weight, x, gradient)
+        # Coordinate descent would soon bring back what has gone to zero; without it the others first find their place.
+        for _ in range(_ROUNDS):
+            if dense is None or _newton(dense, members, starts, weight, x, gradient):
+                break
     target = point.x.copy()
     target[active] = x
     return target
@@ -317,16 +335,18 @@ def _largest_eigenvalues(quadratic: _Quadratic, members: Indices, starts: Indice
             bound[own] = np.linalg.eigvalsh(dense[group[:, :, None], group[:, None, :]])[:, -1] * (1 + 1e-12)
         else:
             bound[own] = diagonal[group].max(axis=1) + (raised - diagonal)[group].sum(axis=1)
-    return bound
+    return np.asarray(bound)
 
 
-def _newton(hessian: Matrix, members: Indices, starts: Indices, weight: Vector, x: Vector, gradient: Vector) -> None:
-    """A Newton step of the quadratic plus N on the groups that are not zero, in place, as far as it lowers them."""
+def _newton(hessian: Matrix, members: Indices, starts: Indices, weight: Vector, x: Vector, gradient: Vector) -> bool:
+    """A Newton step of the quadratic plus N on the groups that are not zero, in place, as far as it lowers them.
+
+    Whether another one will not help: it was a whole one, or none at all.
+    """
     sizes = np.diff(starts)
     of = np.empty(len(x), dtype=np.int64)
     of[members] = np.repeat(np.arange(len(sizes)), sizes)
     norms = np.sqrt(np.bincount(of, weights=x * x, minlength=len(sizes)))
-    penalised = ((sizes == 1) & (weight > 0))[of]
     free = np.flatnonzero(((norms > 0) | (weight == 0))[of])
     pull = np.divide(weight, norms, out=np.zeros_like(norms), where=norms > 0)
     slope = gradient[free] + pull[of[free]] * x[free]
@@ -338,23 +358,28 @@ def _newton(hessian: Matrix, members: Indices, starts: Indices, weight: Vector, 
     try:
         step = -cho_solve(cho_factor(reduced, overwrite_a=True), slope)
     except np.linalg.LinAlgError:
-        return
-    # Beyond zero the norm of a group of one has another slope: there it stays at zero.
-    reach = np.divide(-x[free], step, out=np.full(len(free), np.inf), where=(step * x[free] < 0) & penalised[free])
-    length, shortest = 1.0, min(1.0, float(reach.min(initial=np.inf)))
-    while True:
-        following = x.copy()
-        following[free] = np.where(reach <= length, 0.0, x[free] + length * step)
+        return True
+    # Where along the step each group is nearest to zero: there a group of one is zero, and a larger one may be meant to
+    # be; beyond, its norm has another slope.
+    whole = np.zeros_like(x)
+    whole[free] = step
+    inward = -np.bincount(of, weights=x * whole, minlength=len(sizes))
+    square = np.bincount(of, weights=whole * whole, minlength=len(sizes))
+    nearest = np.divide(inward, square, out=np.full(len(sizes), np.inf), where=(inward > 0) & (weight > 0))
+    shortest = min(1.0, float(nearest.min(initial=np.inf)))
+    length, cut = 1.0, nearest <= 1.0
+    while length >= 1e-3 * shortest:
+        following = np.where(cut[of], 0.0, x + length * whole)
         change = hessian @ (following - x)
         new_norms = np.sqrt(np.bincount(of, weights=following * following, minlength=len(sizes)))
         if (following - x) @ (gradient + 0.5 * change) + weight @ (new_norms - norms) <= 0:
             x[:] = following
             gradient += change
-            return
-        if length < 1e-3 * shortest:
-            return
-        # Down to the first zero the quadratic falls, so that its length is tried in any case.
+            return length == 1 and not cut.any()
+        # As far as the first of these points the step goes down, if no larger group is cut.
         length = shortest if 0.5 * length < shortest < length else 0.5 * length
+        cut = (nearest <= length) & ((sizes == 1) | (length > shortest))
+    return True
 
 
 def _line_search(
