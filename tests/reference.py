@@ -131,7 +131,7 @@ def elastic_net(X, y, coef, intercept, penalty, l1_ratio, by_feature=False, weig
     """Weighted mean loss plus penalty (1 - l1_ratio)/2 ||W||^2 + penalty l1_ratio times the sum of the norms."""
     ridge = penalty * (1 - l1_ratio)
     l1 = penalty * l1_ratio * penalty_norms(coef.astype(EXACT), by_feature).sum()
-    return objective(X, y, coef, intercept, ridge, weight, n_classes) + l1
+    return objective(X, y, coef, intercept, ridge, weight, n_classes)[0] + l1
 
 
 def proximal_gradient(X, y, n_classes, penalty, l1_ratio, by_feature=False, weight=None, fit_intercept=True):
