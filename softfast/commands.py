@@ -78,6 +78,9 @@ def fit(
     C: Annotated[
         float, typer.Option("--C", callback=_positive, help="Inverse strength of the penalty; inf for none.")
     ] = 1.0,
+    l1_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of absolute values in the penalty: 0 is L2, 1 is L1.")
+    ] = 0.0,
     out: Annotated[
         Path | None, typer.Option(help="The model file to write.", show_default="FILE's name with -model.safetensors")
     ] = None,
@@ -99,7 +102,9 @@ def fit(
     assert table.y is not None
     n_rows, n_features = table.X.shape
     _print(f"{file}: {n_rows:,} rows, {n_features:,} features, {table.X.dtype}")
-    model = SoftmaxRegression(C, fit_intercept=intercept, tol=tol, max_iter=max_iter, n_threads=threads, verbose=1)
+    model = SoftmaxRegression(
+        C, l1_ratio=l1_ratio, fit_intercept=intercept, tol=tol, max_iter=max_iter, n_threads=threads, verbose=1
+    )
     start = time.perf_counter()
     try:
         with _short_warnings():

@@ -16,9 +16,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from softfast import _core
-from softfast.objective import Point, SoftmaxObjective
+from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
 from softfast.progress import Iteration, Progress
 from softfast.solvers.lbfgs import lbfgs
+from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows, as_weight, require_finite
@@ -29,21 +30,28 @@ Vector = NDArray[np.float64]
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Softmax regression (multinomial logistic regression), with a certificate of optimality.
 
-    Minimises the weighted mean cross-entropy plus ``||coef||^2 / (2 C S)``, S the sum of the weights: the minimiser
-    that ``sklearn.linear_model.LogisticRegression`` has for the same `C`. The intercept is not penalised. With two
-    classes it is logistic regression, with one row of coefficients.
+    Minimises the weighted mean cross-entropy plus ``||coef||^2 / (2 C S)``, S the sum of the weights, or an elastic
+    net: the minimiser that ``sklearn.linear_model.LogisticRegression`` has for the same `C` and `l1_ratio`. The
+    intercept is not penalised. With two classes it is logistic regression, with one row of coefficients.
 
     Parameters
     ----------
     C : float, default 1.0
         Inverse strength of the penalty, > 0; ``np.inf`` is maximum likelihood.
+    l1_ratio : float, default 0.0
+        The share of absolute values in the penalty, from 0 to 1: it is
+        ``((1 - l1_ratio)/2 ||coef||^2 + l1_ratio sum |coef|) / (C S)``, and above 0 it sets coefficients to zero.
+    sparsity : {"coefficient", "feature"}, default "coefficient"
+        What becomes zero with an `l1_ratio` above 0: single coefficients; or features, for all classes at once, with
+        the sum of the norms of the columns of `coef_` in place of that of the absolute values.
     fit_intercept : bool, default True
         Whether the logits have an intercept.
     class_weight : dict, "balanced" or None, default None
         Weights of the classes, {label: weight}; "balanced" weighs every class inversely to its frequency. They
         multiply `sample_weight`.
-    solver : {"auto", "lbfgs"}, default "auto"
-        The algorithm; "auto" chooses.
+    solver : {"auto", "lbfgs", "proximal-newton"}, default "auto"
+        The algorithm; "auto" chooses. "lbfgs" is for an `l1_ratio` of 0, "proximal-newton" for those above 0 with a
+        finite `C`.
     tol : float, default 1e-6
         The fit has converged when the objective is proved to be within ``tol * max(1, objective)`` of the optimum;
         without penalty, when no component of the gradient, in units of the features' spread, exceeds `tol`.
@@ -89,12 +97,20 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     Fitted coefficients with two classes have the penalty on the one row, as scikit-learn has it.
 
     The solver is L-BFGS that starts from the inverse of the Hessian of a sample of the rows, taken anew as the fit
-    proceeds.
+    proceeds; with an `l1_ratio` above 0 proximal Newton on a working set of coefficients.
+
+    With three or more classes, adding one number to a feature's coefficients of all classes changes no probability. L2
+    makes their mean zero; with `l1_ratio` 1 and ``sparsity="coefficient"`` their median is zero, and with an even
+    number of classes several such solutions can be equally good, of which the fit finds one.
 
     References
     ----------
     Byrd, R. H., Chin, G. M., Neveitt, W. and Nocedal, J. (2011). On the use of stochastic Hessian information in
     optimization methods for machine learning. SIAM Journal on Optimization 21, 977-995.
+    Lee, J. D., Sun, Y. and Saunders, M. A. (2014). Proximal Newton-type methods for minimizing composite functions.
+    SIAM Journal on Optimization 24, 1420-1443.
+    Ndiaye, E., Fercoq, O., Gramfort, A. and Salmon, J. (2017). Gap safe screening rules for sparsity enforcing
+    penalties. Journal of Machine Learning Research 18 (128), 1-33.
     Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, 2nd ed., section 7.2. Springer.
 
     Examples
@@ -107,6 +123,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     True
     >>> model.predict_proba(X[:1]).round(3)
     array([[0.982, 0.018, 0.   ]])
+    >>> sparse = SoftmaxRegression(l1_ratio=1.0).fit(X, y)
+    >>> int((sparse.coef_ == 0).sum()), sparse.coef_.size
+    (8, 12)
     """
 
     classes_: NDArray[Any]
@@ -117,6 +136,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self,
         C: float = 1.0,
         *,
+        l1_ratio: float = 0.0,
+        sparsity: str = "coefficient",
         fit_intercept: bool = True,
         class_weight: Any = None,
         solver: str = "auto",
@@ -128,6 +149,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         callback: Callable[[Iteration], object] | None = None,
     ) -> None:
         self.C = C
+        self.l1_ratio = l1_ratio
+        self.sparsity = sparsity
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.solver = solver
@@ -192,7 +215,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         source = DenseSource(X, labels, len(classes), weight, n_threads=self.n_threads)
         penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
         objective = SoftmaxObjective(
-            source, penalty=penalty, fit_intercept=bool(self.fit_intercept), n_outputs=n_outputs
+            source,
+            penalty=penalty,
+            fit_intercept=bool(self.fit_intercept),
+            n_outputs=n_outputs,
+            l1_ratio=float(self.l1_ratio),
+            by_feature=self.sparsity == "feature",
         )
         coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
@@ -200,13 +228,21 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         with _Monitor(
             objective, self.tol, certified=penalty > 0, verbose=self.verbose, callback=self.callback
         ) as monitor:
-            point, n_iter, status = lbfgs(
-                objective,
-                objective(objective.pack(coef, intercept)),
-                max_iter=self.max_iter,
-                stop=monitor.stop,
-                metric=objective.metric,
-            )
+            start = objective(objective.pack(coef, intercept))
+            if self._is_sparse():
+                point, n_iter, status = proximal_newton(
+                    objective,
+                    start,
+                    groups=objective.groups(),
+                    curvature=objective.curvature,
+                    largest=LARGEST_WHOLE,
+                    max_iter=self.max_iter,
+                    stop=monitor.stop,
+                )
+            else:
+                point, n_iter, status = lbfgs(
+                    objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric
+                )
 
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
@@ -214,7 +250,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.duality_gap_ = monitor.gap
         self.n_iter_ = n_iter
         self.n_passes_ = objective.n_passes
-        self.solver_ = "lbfgs"
+        self.solver_ = "proximal-newton" if self._is_sparse() else "lbfgs"
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
         separable = penalty == 0 and _is_separable(point, source.total_weight, weight)
         self.converged_ = status == "stopped" and not monitor.cancelled and not separable
@@ -230,9 +266,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         require("C", "a number > 0 (np.inf for no penalty)", isinstance(self.C, Real) and self.C > 0)
         require("tol", "a finite number >= 0", isinstance(self.tol, Real) and 0 <= self.tol < math.inf)
         require("max_iter", "an integer >= 1", isinstance(self.max_iter, Integral) and self.max_iter >= 1)
-        require("solver", "'auto' or 'lbfgs'", self.solver in ("auto", "lbfgs"))
+        require("l1_ratio", "a number from 0 to 1", isinstance(self.l1_ratio, Real) and 0 <= self.l1_ratio <= 1)
+        require("sparsity", "'coefficient' or 'feature'", self.sparsity in ("coefficient", "feature"))
+        require("solver", "'auto', 'lbfgs' or 'proximal-newton'", self.solver in ("auto", "lbfgs", "proximal-newton"))
+        require("solver", "'auto' or 'lbfgs' without L1", self.solver != "proximal-newton" or self._is_sparse())
+        require("solver", "'auto' or 'proximal-newton' with L1", self.solver != "lbfgs" or not self._is_sparse())
         require("callback", "None or callable", self.callback is None or callable(self.callback))
         resolve_threads(self.n_threads, 0.0)
+
+    def _is_sparse(self) -> bool:
+        """Whether the penalty has absolute values."""
+        return bool(self.l1_ratio > 0 and not math.isinf(self.C))
 
     def _shortfall(self, status: str, monitor: "_Monitor", separable: bool) -> str:
         """Why the fit has not converged, and what it reached."""

@@ -1,12 +1,16 @@
-"""An approximate Hessian of softmax regression from a sample of rows, and its inverse as a function."""
+"""An approximate Hessian of softmax regression from a sample of rows: its inverse as a function, or parts of it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from softfast.sources import Matrix, Vector
 
+Form = Literal["whole", "blocks", "diagonal"]
 # Rows whose products with all classes, (rows, M p), are held at once.
 _CHUNK = 1024
 
@@ -63,3 +67,57 @@ def _whole_inverse(
     hessian[np.diag_indices(size)] += ridge.ravel()
     factor = cho_factor(hessian, overwrite_a=True)
     return lambda v: np.asarray(cho_solve(factor, v.ravel())).reshape(v.shape)
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """A block-diagonal matrix over some coordinates of a flat vector."""
+
+    coordinates: NDArray[np.int64]
+    values: Vector
+    """The blocks one after the other, each whole."""
+    sizes: NDArray[np.int64]
+    exact: bool
+    """Whether it is the Hessian itself, and not an estimate."""
+
+
+def active_hessian(
+    features: Matrix,
+    proba: Matrix,
+    weight: Vector,
+    outputs: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    scale: Vector,
+    ridge: Vector,
+    form: Form,
+) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
+    """Some rows and columns of H = sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T: those of (outputs[a], columns[a]).
+
+    features (m, p), proba (m, M), weight (m,). The element (a, b) is divided by scale_a scale_b, then ridge_a is added
+    to the diagonal. `form` "whole"; "blocks": only products within a class; "diagonal".
+    Returns the order in which the coordinates a follow each other in the blocks, the blocks' values, their sizes.
+    """
+    n_outputs, size = proba.shape[1], len(outputs)
+    if form == "diagonal":
+        curvature = weight[:, None] * proba * (1 - proba)
+        values = (np.square(features).T @ curvature)[columns, outputs] / scale**2 + ridge
+        return np.arange(size), values, np.ones(size, dtype=np.int64)
+    of_class = [np.flatnonzero(outputs == k) for k in range(n_outputs)]
+    if form == "blocks":
+        blocks = []
+        for k, own in enumerate(of_class):
+            block = features[:, columns[own]] / scale[own]
+            square = block.T @ ((weight * proba[:, k] * (1 - proba[:, k]))[:, None] * block)
+            square[np.diag_indices(len(own))] += ridge[own]
+            blocks.append(square.ravel())
+        return np.concatenate(of_class), np.concatenate(blocks), np.array([len(own) for own in of_class])
+    hessian = np.diag(ridge)
+    for begin in range(0, len(features), _CHUNK):
+        chunk = slice(begin, begin + _CHUNK)
+        products = features[chunk][:, columns] / scale
+        for k, own in enumerate(of_class):
+            block = products[:, own]
+            hessian[np.ix_(own, own)] += block.T @ ((weight[chunk] * proba[chunk, k])[:, None] * block)
+        products *= (np.sqrt(weight[chunk])[:, None] * proba[chunk])[:, outputs]
+        hessian -= products.T @ products
+    return np.arange(size), hessian.ravel(), np.array([size])

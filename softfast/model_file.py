@@ -78,6 +78,8 @@ _TEXT: Check = ("a string", _is_text)
 
 _PARAMS: dict[str, Check] = {
     "C": ('a number > 0 or "inf"', lambda value: value == "inf" or (_is_number(value) and value > 0)),
+    "l1_ratio": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "sparsity": ('"coefficient" or "feature"', lambda value: value in ("coefficient", "feature")),
     "fit_intercept": _BOOL,
     "class_weight": ('null, "balanced" or a list of [label, weight]', _is_class_weight),
     "solver": _TEXT,

@@ -120,3 +120,57 @@ def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True):
             break
         theta = theta - length * step
     return *unpack(theta), min(value, before)
+
+
+def penalty_norms(coef, by_feature):
+    """What the L1 part of the penalty adds up: absolute values, or the norms of the features' columns."""
+    return np.sqrt((coef**2).sum(axis=0)) if by_feature else np.abs(coef)
+
+
+def elastic_net(X, y, coef, intercept, penalty, l1_ratio, by_feature=False, weight=None, n_classes=None):
+    """Weighted mean loss plus penalty (1 - l1_ratio)/2 ||W||^2 + penalty l1_ratio times the sum of the norms."""
+    ridge = penalty * (1 - l1_ratio)
+    l1 = penalty * l1_ratio * penalty_norms(coef.astype(EXACT), by_feature).sum()
+    return objective(X, y, coef, intercept, ridge, weight, n_classes)[0] + l1
+
+
+def proximal_gradient(X, y, n_classes, penalty, l1_ratio, by_feature=False, weight=None, fit_intercept=True):
+    """The minimum of `elastic_net` by accelerated proximal gradient steps with restarts: coef, intercept, value."""
+    n_outputs = 1 if n_classes == 2 else n_classes
+    w = np.ones(len(X)) if weight is None else np.asarray(weight, dtype=float)
+    w, q = w / w.sum(), targets(y, n_classes).astype(float)[:, n_classes - n_outputs :]
+    mean = w @ X if fit_intercept else np.zeros(X.shape[1])
+    centred = X - mean
+    ridge, threshold = penalty * (1 - l1_ratio), penalty * l1_ratio
+    # The Hessian of logsumexp is at most 1/2 in norm.
+    bound = 0.5 * np.linalg.eigvalsh((centred * w[:, None]).T @ centred)[-1] + ridge
+    steps = 1 / bound, 2.0
+
+    def gradient(coef, intercept):
+        z = np.hstack([np.zeros((len(X), n_classes - n_outputs)), centred @ coef.T + intercept])
+        z = np.exp(z - z.max(axis=1, keepdims=True))
+        residual = w[:, None] * (z / z.sum(axis=1, keepdims=True))[:, n_classes - n_outputs :] - w[:, None] * q
+        return residual.T @ centred + ridge * coef, residual.sum(axis=0) * fit_intercept
+
+    coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
+    ahead, ahead_intercept, momentum, still = coef, intercept, 1.0, 0
+    for _ in range(100_000):
+        slope, slope_intercept = gradient(ahead, ahead_intercept)
+        trial = ahead - steps[0] * slope
+        norms = penalty_norms(trial, by_feature)
+        new = trial * np.where(norms > steps[0] * threshold, 1 - steps[0] * threshold / np.where(norms, norms, 1), 0)
+        new_intercept = ahead_intercept - steps[1] * slope_intercept
+        change, change_intercept = new - coef, new_intercept - intercept
+        if np.vdot(ahead - new, change) + (ahead_intercept - new_intercept) @ change_intercept > 0:
+            momentum = 1.0
+        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ratio, momentum = (momentum - 1) / following, following
+        ahead, ahead_intercept = new + ratio * change, new_intercept + ratio * change_intercept
+        coef, intercept = new, new_intercept
+        largest = max(np.abs(change).max(), np.abs(change_intercept).max())
+        still = still + 1 if largest <= 1e-15 * max(1, np.abs(coef).max(), np.abs(intercept).max()) else 0
+        if still == 5:
+            break
+    intercept = intercept - coef @ mean
+    value = elastic_net(X, y, coef, intercept, penalty, l1_ratio, by_feature, weight, n_classes)
+    return coef, intercept, value

@@ -125,6 +125,15 @@ def test_fit_without_penalty_or_intercept(iris):
     assert model.n_threads is None
 
 
+def test_fit_with_absolute_values_in_the_penalty(iris):
+    expected = SoftmaxRegression(l1_ratio=1.0).fit(IRIS.data.to_numpy(), SPECIES)
+    run("fit", "iris.csv", "--target", "species", "--l1-ratio", 1)
+    model, _ = model_file.load("iris-model.safetensors")
+    assert (model.l1_ratio, model.sparsity, model.solver_) == (1.0, "coefficient", "proximal-newton")
+    np.testing.assert_array_equal(model.coef_ == 0, expected.coef_ == 0)
+    np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-4)
+
+
 def test_a_fit_that_stops_short_says_so_in_one_line(iris):
     result = run("fit", "iris.csv", "--target", "species", "--max-iter", 2)
     assert re.fullmatch(r"warning: The fit stopped at max_iter=2: [^\n]*\n", result.stderr)

@@ -59,6 +59,8 @@ def test_the_same_bits_come_back(path, kind):
 def test_parameters_and_feature_names_come_back(path):
     parameters = {
         "C": np.inf,
+        "l1_ratio": 0.5,
+        "sparsity": "feature",
         "fit_intercept": False,
         "class_weight": {"a": 2, "b": np.float64(0.1)},
         "solver": "lbfgs",

@@ -1,0 +1,18 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def descend(
+    values: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    low_rank: NDArray[np.float64],
+    sign: NDArray[np.float64],
+    members: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    bound: NDArray[np.float64],
+    x: NDArray[np.float64],
+    gradient: NDArray[np.float64],
+    product: NDArray[np.float64],
+    max_sweeps: int,
+    tolerance: float,
+) -> tuple[int, float]: ...

@@ -1,0 +1,46 @@
+"""The elastic-net penalty of coefficients W (M, p), with its absolute values taken by coefficient or by feature.
+
+    h(W) = strength (1 - l1_ratio)/2 ||W||_F^2 + strength l1_ratio N(W),
+
+N(W) = sum_kj |W_kj|, or, `by_feature`, sum_j ||W_.j||: then a feature is in the model, or out of it, for all classes
+(Yuan and Lin 2006; for softmax regression Vincent and Hansen 2014).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softfast.sources import Matrix, Vector
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """h of the module's docstring."""
+
+    strength: float
+    l1_ratio: float = 0.0
+    by_feature: bool = False
+
+    @property
+    def ridge(self) -> float:
+        """The factor of half the squared norm."""
+        return self.strength * (1 - self.l1_ratio)
+
+    @property
+    def threshold(self) -> float:
+        """The factor of N."""
+        return self.strength * self.l1_ratio
+
+    def norms(self, matrix: Matrix) -> Matrix:
+        """What N adds up: the absolute values (M, p), or the norms (1, p) of the columns."""
+        return np.linalg.norm(matrix, axis=0, keepdims=True) if self.by_feature else np.abs(matrix)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """sum_g weight_g ||x_g||, x_g the elements members[starts[g]:starts[g + 1]] of a flat vector, each in one group."""
+
+    members: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    weight: Vector
