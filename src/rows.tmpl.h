@@ -40,6 +40,9 @@ enum { V(outer_classes) = 6, V(dot_classes) = 3 };
 #define SF_FOR_DOT(m, call) SF_CASES_3(m, call)
 #endif
 
+/* Whether rows of B are long enough for the hardware's prefetcher to follow each. */
+static int V(is_wide)(ptrdiff_t n) { return n * (ptrdiff_t)sizeof(STORE) >= 2048; }
+
 /* A product's left operand and its destination: a tile of logits (with bias) or float64 sums. */
 typedef struct {
     const REAL *a;
@@ -116,7 +119,7 @@ static void V(outer)(const V(product) *product, const STORE *b, ptrdiff_t b_stri
     for (ptrdiff_t column = 0; column < n_columns; column += 2 * N(lanes)) {
         ptrdiff_t left = n_columns - column;
         int n_vectors = left > N(lanes) ? 2 : 1, part = (int)(left - (n_vectors - 1) * N(lanes));
-        const STORE *b_column = b + column, *next = b_column + ahead + product->depth / 2 * b_stride;
+        const STORE *b_column = b + column, *next = b_column + ahead + (ahead ? product->depth / 2 * b_stride : 0);
         for (ptrdiff_t first = 0, i = 0; i < classes.n_blocks; i++) {
             int m = classes.size + (i < classes.n_larger);
 #define SF_CALL(M)                                                                                                     \
@@ -153,10 +156,11 @@ SF_INLINE void V(dot_step)(N(vec) sum[6][4], const REAL *a, ptrdiff_t a_stride, 
 
 /* m rows of A by four columns of C, whose rows of B are b[0..3]. */
 SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_t column, const STORE *const b[4],
-                            const STORE *const next[2], int n_valid, const int m) {
+                            const STORE *const next[4], int n_valid, const int m) {
     const REAL *a = product->a + first * product->a_stride;
     const ptrdiff_t a_stride = product->a_stride, depth = product->depth;
-    const STORE *b0 = b[0], *b1 = b[1], *b2 = b[2], *b3 = b[3], *next0 = next[0], *next1 = next[1];
+    const STORE *b0 = b[0], *b1 = b[1], *b2 = b[2], *b3 = b[3];
+    const STORE *next0 = next[0], *next1 = next[1], *next2 = next[2], *next3 = next[3];
     N(vec) sum[6][4];
     SF_UNROLL
     for (int i = 0; i < m; i++)
@@ -166,6 +170,11 @@ SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_
         SF_PREFETCH_L2(next0 + t);
         SF_PREFETCH_L2(next1 + t);
         V(dot_step)(sum, a + t, a_stride, V(load)(b0 + t), V(load)(b1 + t), V(load)(b2 + t), V(load)(b3 + t), m);
+        const STORE *const swap0 = next0, *const swap1 = next1;
+        next0 = next2;
+        next1 = next3;
+        next2 = swap0;
+        next3 = swap1;
     }
     if (t < depth) {
         int part = (int)(depth - t);
@@ -189,6 +198,7 @@ SF_INLINE void V(dot_micro)(const V(product) *product, ptrdiff_t first, ptrdiff_
 /* C (n_outputs, n_columns); in a tile, columns up to a multiple of four are written (the excess repeats the last). */
 static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride, ptrdiff_t n_columns,
                    ptrdiff_t ahead) {
+    const int wide = V(is_wide)(product->depth);
     /* A is visited in slices that stay in the second-level cache while the columns pass by. */
     ptrdiff_t slice = 128 * 1024 / (ptrdiff_t)sizeof(REAL) / (product->a_stride + 1) / V(dot_classes);
     slice = (slice < 1 ? 1 : slice) * V(dot_classes);
@@ -200,11 +210,12 @@ static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride
             const STORE *b_rows[4];
             for (int q = 0; q < 4; q++)
                 b_rows[q] = b + (column + (q < n_valid ? q : n_valid - 1)) * b_stride;
-            const STORE *next = b + ahead + column / 2 * b_stride;
-            const STORE *const next_rows[2] = {next, next + b_stride};
+            const STORE *next[4];
+            for (int q = 0; q < 4; q++)
+                next[q] = wide ? b_rows[q] + 4 * b_stride : b + ahead + (column / 2 + q % 2) * b_stride;
             for (ptrdiff_t first = 0, i = 0; i < classes.n_blocks; i++) {
                 int m = classes.size + (i < classes.n_larger);
-#define SF_CALL(M) V(dot_micro)(product, begin + first, column, b_rows, next_rows, n_valid, M);
+#define SF_CALL(M) V(dot_micro)(product, begin + first, column, b_rows, begin + first ? b_rows : next, n_valid, M);
                 SF_FOR_DOT(m, SF_CALL)
 #undef SF_CALL
                 first += m;
@@ -217,12 +228,16 @@ static void V(dot)(const V(product) *product, const STORE *b, ptrdiff_t b_stride
  *
  * Meanwhile the next block is fetched into the second-level cache, half by the forward product and half by the
  * backward one: the hardware's own prefetcher sleeps through the softmax and the columns of X, and memory with it.
- * B's first rows are fetched by dot, its last ones by outer, a line or two a step. */
+ * B's first rows are fetched by dot, its last ones by outer, a line or two a step.  Wide rows are fetched by dot alone,
+ * four rows ahead and every other line, whose neighbour the hardware adds: fetches from memory occupy the buffers that
+ * lines on their way from the second-level cache need too (60,000 rows of 784 features, 10 classes, float32, one
+ * thread: 629 ns a row for next blocks, 580 without, 530 so). */
 static void V(multiply)(const V(product) *product, const sf_rows *x, ptrdiff_t begin, ptrdiff_t end,
                         int columns_are_rows) {
     ptrdiff_t n_columns = columns_are_rows ? end - begin : x->n_features;
     const STORE *b = (const STORE *)x->data + begin * x->row_stride;
-    const ptrdiff_t ahead = 2 * end - begin <= x->n_rows ? (end - begin) * x->row_stride : 0;
+    const int fetches = 2 * end - begin <= x->n_rows && !(x->feature_stride == 1 && V(is_wide)(x->n_features));
+    const ptrdiff_t ahead = fetches ? (end - begin) * x->row_stride : 0;
     if (x->feature_stride == 1) {
         if (columns_are_rows)
             V(dot)(product, b, x->row_stride, n_columns, ahead);
