@@ -21,7 +21,7 @@ from softfast.progress import Iteration, Progress
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.dense import DenseSource
-from softfast.threads import resolve_threads
+from softfast.threads import resolve_threads, single_threaded_blas
 from softfast.validation import as_rows, as_weight, require_finite
 
 Vector = NDArray[np.float64]
@@ -190,7 +190,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         """
         before = dict(self.__dict__)
         try:
-            return self._fit(X, y, sample_weight)
+            with single_threaded_blas():
+                return self._fit(X, y, sample_weight)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -221,6 +222,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             n_outputs=n_outputs,
             l1_ratio=float(self.l1_ratio),
             by_feature=self.sparsity == "feature",
+            n_threads=self.n_threads,
         )
         coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:

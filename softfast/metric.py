@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from softfast import _core
 from softfast.sources import Matrix, Vector
+from softfast.threads import resolve_threads
 
 Form = Literal["whole", "blocks", "diagonal"]
 # Rows whose products with all classes, (rows, M p), are held at once.
@@ -16,7 +18,14 @@ _CHUNK = 1024
 
 
 def sampled_inverse(
-    features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, *, whole: bool
+    features: Matrix,
+    proba: Matrix,
+    weight: Vector,
+    scale: Matrix,
+    ridge: Matrix,
+    *,
+    whole: bool,
+    n_threads: int | None = None,
 ) -> Callable[[Matrix], Matrix] | None:
     """Multiplication by H^-1, H = sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T in scaled coordinates, plus a ridge.
 
@@ -24,48 +33,47 @@ def sampled_inverse(
     scale_kj scale_lj'. The function takes and returns (M, p). Not `whole`: only the blocks k = l. None where rounding
     leaves no positive definite matrix.
     """
+    invert = _whole_inverse if whole else _block_inverse
+    work = float(len(features)) * scale.size * (scale.size if whole else scale.shape[1])
     try:
-        return (
-            _whole_inverse(features, proba, weight, scale, ridge)
-            if whole
-            else _block_inverse(features, proba, weight, scale, ridge)
+        return invert(
+            _core.Rows(features), np.ascontiguousarray(proba.T), weight, scale, ridge, resolve_threads(n_threads, work)
         )
     except np.linalg.LinAlgError:
         return None
 
 
 def _block_inverse(
-    features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix
+    rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
-    n_outputs, width = scale.shape
+    """The blocks k = l; proba (M, m)."""
     factors = []
-    for k in range(n_outputs):
-        curvature = weight * proba[:, k] * (1 - proba[:, k])
-        block = features.T @ (curvature[:, None] * features) / np.outer(scale[k], scale[k])
-        block[np.diag_indices(width)] += ridge[k]
-        factors.append(cho_factor(block, overwrite_a=True))
+    # One matrix a thread: all at once could be large.
+    for first in range(0, len(scale), n_threads):
+        some = proba[first : first + n_threads]
+        for k, block in enumerate(_core.default.gram(rows, weight * some * (1 - some), n_threads=n_threads), first):
+            block /= np.outer(scale[k], scale[k])
+            block[np.diag_indices(len(block))] += ridge[k]
+            factors.append(cho_factor(block, overwrite_a=True))
     return lambda v: np.stack([cho_solve(factor, row) for factor, row in zip(factors, v, strict=True)])
 
 
 def _whole_inverse(
-    features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix
+    rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
+    """All of H; proba (M, m)."""
     n_outputs, width = scale.shape
-    size = n_outputs * width
-    hessian = np.zeros((size, size))
-    for begin in range(0, len(features), _CHUNK):
-        chunk = slice(begin, begin + _CHUNK)
-        root = np.sqrt(weight[chunk])[:, None] * proba[chunk]
-        products = (root[:, :, None] * features[chunk, None, :]).reshape(-1, size)
-        hessian -= products.T @ products
+    hessian = np.empty((n_outputs, width, n_outputs, width))
     for k in range(n_outputs):
-        own = slice(k * width, (k + 1) * width)
-        hessian[own, own] += features.T @ ((weight * proba[:, k])[:, None] * features)
-    flat = scale.ravel()
-    hessian /= flat[:, None]
-    hessian /= flat
-    hessian[np.diag_indices(size)] += ridge.ravel()
-    factor = cho_factor(hessian, overwrite_a=True)
+        curvature = -weight * proba[k] * proba[k:]
+        curvature[0] += weight * proba[k]
+        blocks = _core.default.gram(rows, curvature, n_threads=n_threads)
+        blocks /= scale[k][:, None] * scale[k:, None, :]
+        hessian[k, :, k:] = blocks.transpose(1, 0, 2)
+        hessian[k:, :, k] = blocks.transpose(0, 2, 1)
+    matrix = hessian.reshape(scale.size, scale.size)
+    matrix[np.diag_indices(scale.size)] += ridge.ravel()
+    factor = cho_factor(matrix, overwrite_a=True)
     return lambda v: np.asarray(cho_solve(factor, v.ravel())).reshape(v.shape)
 
 

@@ -10,7 +10,6 @@ The gradient of all but N: dF/dW = G + ridge W and dF/db = g, with G = (1/S) R^T
 R_i = s_i (p_i - q_i).  The duality gap is in certificate.py.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,8 +22,9 @@ from softfast.metric import Curvature, Form, active_hessian, sampled_inverse
 from softfast.penalty import Groups, Penalty
 from softfast.sources import Matrix, RowSample, Source, Vector
 
-# Floating-point operations that a metric may always cost, its largest size (d x d floats), and sample.
-_METRIC_WORK = 3e9
+# Floating-point operations that a whole metric may always cost, and its blocks or `curvature`; its largest size (d x d
+# floats), and sample.
+_METRIC_WORK, _CURVATURE_WORK = 1e9, 3e9
 _LARGEST_METRIC = 4000
 # Coordinates up to which `curvature` is the whole Hessian of them.
 LARGEST_WHOLE = 3000
@@ -75,8 +75,10 @@ class SoftmaxObjective:
         n_outputs: int,
         l1_ratio: float = 0.0,
         by_feature: bool = False,
+        n_threads: int | None = None,
     ) -> None:
         self._source = source
+        self._n_threads = n_threads
         self._penalty = Penalty(penalty, l1_ratio, by_feature and n_outputs > 1)
         self._fit_intercept = fit_intercept
         self._shape = (n_outputs, source.n_features)
@@ -157,10 +159,12 @@ class SoftmaxObjective:
         n_outputs, p = self._shape
         width = p + self._fit_intercept
         if self._sample is None:
-            # As much work as twenty passes over the rows, or a tenth of a second.
-            budget = max(_METRIC_WORK, 80.0 * self._source.n_rows * n_outputs * width)
+            # As much work as twenty passes over the rows, or some hundredths of a second: 3e9 took twice as long as 1e9
+            # on 20,000 rows, 26 classes, and 1e9 half as long as 2e8 on 1,797 rows of 64 features, 10 classes.
+            work = 80.0 * self._source.n_rows * n_outputs * width
             enough = min(self._source.n_rows, 5 * width)
-            whole, blocks = budget / (n_outputs * width) ** 2, budget / (n_outputs * width**2)
+            whole = max(_METRIC_WORK, work) / (n_outputs * width) ** 2
+            blocks = max(_CURVATURE_WORK, work) / (n_outputs * width**2)
             self._whole = whole >= enough and n_outputs * width <= _LARGEST_METRIC
             n_rows = whole if self._whole else blocks
             if n_rows < enough or width > _LARGEST_METRIC:
@@ -179,7 +183,9 @@ class SoftmaxObjective:
             scale = np.column_stack([scale, self._intercept_scale])
         ridge = np.full((n_outputs, width), _RIDGE)
         ridge[:, :p] += self._penalty.ridge / self._scale**2
-        solve = sampled_inverse(features, proba[:, self._first :], sample.weight, scale, ridge, whole=self._whole)
+        solve = sampled_inverse(
+            features, proba[:, self._first :], sample.weight, scale, ridge, whole=self._whole, n_threads=self._n_threads
+        )
         if solve is None:
             return None
 
@@ -244,22 +250,16 @@ class SoftmaxObjective:
         )
         return Curvature(active[order], values, sizes, exact)
 
-    def largest_whole(self) -> int:
-        """The number of coordinates up to which `curvature` gives their whole Hessian."""
-        enough = min(self._source.n_rows, 5 * (self._shape[1] + 1))
-        return min(_LARGEST_METRIC, math.isqrt(int(self._curvature_work() / enough)))
-
     def _curvature_work(self) -> float:
         """As much as fifty passes over the rows, or a tenth of a second, in floating-point operations."""
-        return max(_METRIC_WORK, 200.0 * self._source.n_rows * (self._scale.size + self._shape[0]))
+        return max(_CURVATURE_WORK, 200.0 * self._source.n_rows * (self._scale.size + self._shape[0]))
 
     def _form(self, n_rows: int, n_active: NDArray[np.int64]) -> tuple[Form, int]:
         """What of the Hessian is affordable from a sample of n_rows, and from every how many-th row of it.
 
         n_active (M,) counts the coordinates of each class.
         """
-        # As much as fifty passes over the rows, or a tenth of a second, in floating-point operations.
-        budget = max(_METRIC_WORK, 200.0 * self._source.n_rows * (self._scale.size + len(n_active)))
+        budget = self._curvature_work()
         size, widest = int(n_active.sum()), int(n_active.max())
         # Eight rows a coordinate cost no more than the factorisations of the solver, and the Hessian itself, where
         # these are all rows, saves most iterations: 10,000 images of 784 pixels with 1,900 coefficients, C = 1,
