@@ -110,15 +110,15 @@ cdef class Rows:
             self.real = SF_F64
             self.view.data = &self.f64[0, 0]
         self.view.n_rows, self.view.n_features = X.shape
-        self.view.row_stride = X.strides[0] // itemsize
-        self.view.feature_stride = X.strides[1] // itemsize
-        # The stride along an axis of length 0 or 1 has no meaning: name it as the kernels like it.
+        # The stride along an axis of length 0 or 1 has no meaning, and any value: name it as the kernels like it.
+        cdef ptrdiff_t row_bytes = X.strides[0], feature_bytes = X.strides[1]
         if self.view.n_features <= 1:
-            self.view.feature_stride = 1
-        elif self.view.n_rows <= 1 and self.view.feature_stride != 1:
-            self.view.row_stride = 1
-        if self.view.row_stride != 1 and self.view.feature_stride != 1 or X.strides[0] % itemsize \
-                or X.strides[1] % itemsize:
+            feature_bytes = itemsize
+        if self.view.n_rows <= 1:
+            row_bytes = self.view.n_features * itemsize if feature_bytes == itemsize else itemsize
+        self.view.row_stride, self.view.feature_stride = row_bytes // itemsize, feature_bytes // itemsize
+        if self.view.row_stride != 1 and self.view.feature_stride != 1 or row_bytes % itemsize \
+                or feature_bytes % itemsize:
             raise ValueError(f"X needs contiguous rows or columns, got strides {X.strides}")
 
     @property

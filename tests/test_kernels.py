@@ -190,6 +190,20 @@ def test_rows_may_share_memory(kernels, rng):
         assert_matches(result, reference.loss_gradient(X, y, coef, intercept), X, None, np.float64, str(X.strides))
 
 
+@pytest.mark.parametrize("n_features", [7, 600])
+def test_the_stride_of_a_single_row_has_no_meaning(kernels, n_features, rng):
+    """A record of a structured array, and strides that no address can follow."""
+    record = np.zeros(1, [("x", float, n_features), ("flag", np.uint8)])
+    record["x"] = rng.normal(size=n_features)
+    row, coef = record["x"].copy(), rng.normal(size=(3, n_features))
+    views = [record["x"], *(np.lib.stride_tricks.as_strided(row, strides=(far, 8)) for far in (2**62, -(2**62)))]
+    for X in views:
+        assert X.strides != row.strides
+        result = kernels.loss_gradient(_core.Rows(X), _core.Targets(np.array([1])), coef, np.zeros(3), 3)
+        expected = reference.loss_gradient(row, np.array([1]), coef, np.zeros(3))
+        assert_matches(result, expected, row, None, np.float64, str(X.strides))
+
+
 @pytest.mark.parametrize("n_classes", [3, 50])
 @pytest.mark.parametrize(("storage", "arithmetic"), PAIRS)
 def test_loss_is_exact_where_the_probability_underflows(kernels, storage, arithmetic, n_classes):
