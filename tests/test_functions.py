@@ -252,7 +252,11 @@ BAD = [
     (lambda: softfast.loss_gradient(X * np.inf, Y, COEF), ValueError, "X must not hold NaN or infinity, got inf"),
     (lambda: softfast.loss_gradient(X, Y, COEF * np.nan), ValueError, "coef must not hold"),
     (lambda: softfast.loss_gradient(X, Y, COEF, [0, 0, np.inf]), ValueError, "intercept must not hold"),
-    (lambda: softfast.loss_gradient(X, Y, COEF, offset=np.ones(4)), ValueError, r"offset must have shape \(4, 3\), got"),
+    (
+        lambda: softfast.loss_gradient(X, Y, COEF, offset=np.ones(4)),
+        ValueError,
+        r"offset must have shape \(4, 3\), got",
+    ),
     (lambda: softfast.loss_gradient(X, Y, COEF, offset=np.ones((4, 2))), ValueError, r"offset .* got \(4, 2\)"),
     (lambda: softfast.loss_gradient(X, Y, COEF, offset=np.full((4, 3), -np.inf)), ValueError, "offset must not hold"),
     (lambda: softfast.loss_gradient(X, Y, COEF, offset=[["a"] * 3] * 4), TypeError, "offset must hold real numbers"),
