@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
@@ -389,8 +390,6 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
                 "y must hold labels, shape (n,), to count the right ones, got a matrix; for probabilities take "
                 "softfast.cross_entropy(model.predict_log_proba(X), y)"
             )
-        from sklearn.metrics import accuracy_score  # here, for it takes longer to import than all else together
-
         return float(accuracy_score(y, self.predict(X, offset=offset), sample_weight=sample_weight))
 
     def _predict(self, X: Any, code: int, offset: ArrayLike | None) -> NDArray[Any]:
