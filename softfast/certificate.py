@@ -1,6 +1,7 @@
 """The duality gap of penalised softmax regression, from what an evaluation of F and its gradient leaves at hand.
 
-With rows x_i in R^p, weights s_i >= 0, S = sum_i s_i, targets q_i in the simplex and logits z_i = W x_i + b:
+With rows x_i in R^p, weights s_i >= 0, S = sum_i s_i, targets q_i in the simplex, offsets o_i in R^K and logits
+z_i = W x_i + b + o_i:
 
     F(W, b) = L(W, b) + h(W),      L = (1/S) sum_i s_i [logsumexp(z_i) - <q_i, z_i>],
 
@@ -11,28 +12,32 @@ of L.
 **Weak duality.**  logsumexp(z) = <p, z> + H(p) at p = softmax(z), and >= <t, z> + H(t) for every t in the simplex
 (Fenchel-Young).  So for any probabilities t_i with sum_i s_i (t_i - q_i) = 0 (the intercept is not penalised),
 
-    min F >= D = (1/S) sum_i s_i H(t_i) - h*(-T),     T = (1/S) sum_i s_i (t_i - q_i) x_i^T,
+    min F >= D = (1/S) sum_i s_i [H(t_i) + <t_i - q_i, o_i>] - h*(-T),     T = (1/S) sum_i s_i (t_i - q_i) x_i^T,
 
 and F - D is a duality gap.  h* is the conjugate of h.
 
 **The intercept.**  p_i is feasible only where g = 0.  Therefore p'_i = (1 - e) p_i + e u with one u for all rows,
 u = q_mean - g (1 - e)/e, and e the smallest number that keeps u in the simplex:
-e = 1 / (1 + min_{g_k > 0} q_mean_k / g_k).  The entropy is concave, so sum s_i H(p'_i)/S >= (1 - e) A + e H(u) with
-A = (1/S) sum_i s_i H(p_i) = L - <G, W> - <g, b>, and T' = (1 - e) G + e B with
-B = u x_mean^T - (1/S) sum_i s_i q_i x_i^T.  Without intercept e = 0.
+e = 1 / (1 + min_{g_k > 0} q_mean_k / g_k).  The entropy is concave and the offsets' term is linear, so
+
+    (1/S) sum_i s_i [H(p'_i) + <p'_i - q_i, o_i>] >= E = (1 - e) A + e Q,
+    A = (1/S) sum_i s_i [H(p_i) + <p_i - q_i, o_i>] = L - <G, W> - <g, b>,
+    Q = H(u) + <u, o_mean> - (1/S) sum_i s_i <q_i, o_i>,
+
+and T' = (1 - e) G + e B with B = u x_mean^T - (1/S) sum_i s_i q_i x_i^T.  Without intercept e = 0.
 
 **Threshold 0** (L2).  h*(V) = ||V||^2 / (2 ridge), t_i = p'_i, and written without cancellation
 
     F - D <= ||G + ridge W||^2 / (2 ridge)
-             + <g, b> + e (A - H(u)) + (2 e <G, B - G> + e^2 ||B - G||^2) / (2 ridge).
+             + <g, b> + e (A - Q) + (2 e <G, B - G> + e^2 ||B - G||^2) / (2 ridge).
 
 **Threshold above 0.**  With S(V) the soft threshold (of coefficients, or of whole columns) and C(V) = V - S(V), whose
 absolute values or column norms are at most the threshold, h*(V) = ||S(V)||^2 / (2 ridge); with ridge = 0 it is 0
 where S(V) = 0 and infinite elsewhere.  So t_i may have to be nearer to q_i: t_i = q_i + a (p'_i - q_i) with 0 < a <= 1
-gives T = a T', keeps the constraint of the intercept, and the concave entropy has (1/S) sum_i s_i H(t_i) >= a E,
-E = (1 - e) A + e H(u).  Then with V = a T' and c = a (1 - e)
+gives T = a T', keeps the constraint of the intercept, and with H(t_i) >= a H(p'_i) + (1 - a) H(q_i) >= a H(p'_i) the
+sum over the rows is at least a E.  Then with V = a T' and c = a (1 - e)
 
-    F - D <= (1 - c) L + c <g, b> - a e (H(u) + <B, W>) + [h(W) + h*(-V) + <V, W>],
+    F - D <= (1 - c) L + c <g, b> - a e (Q + <B, W>) + [h(W) + h*(-V) + <V, W>],
     [...] = ||ridge W + S(V)||^2 / (2 ridge) + sum (threshold |W| + C(V) W),
 
 a sum of terms >= 0.  Of the a taken, 1 (where ridge > 0) and the largest for which S(V) = 0, the better one counts:
@@ -82,13 +87,13 @@ class Certificate:
         linear = float(np.vdot(product, coef)) + float(residual @ intercept)
         # Rounding: of the scalar terms, and of the sums that make the gradient (abs(residual) <= 1 row by row).
         noise = 8 * _EPS * float(np.sqrt(coef.shape[0])) * float(np.linalg.norm(self._moments.feature_size))
-        scalar = 8 * _EPS * (loss + abs(linear) + 0.5 * ridge * float(np.vdot(coef, coef)))
+        scalar = 8 * _EPS * (loss + abs(linear) + 0.5 * ridge * float(np.vdot(coef, coef)) + self._moments.offset_size)
         gap = (float(np.linalg.norm(gradient)) + noise) ** 2 / (2 * ridge) + scalar
 
         mix, u = self._mixture(residual)
         if mix > 0:
             step = self._moved_product(u) - product
-            gap += float(residual @ intercept) + mix * (loss - linear - _entropy(u))
+            gap += float(residual @ intercept) + mix * (loss - linear - self._mixture_value(u))
             gap += (2 * mix * float(np.vdot(product, step)) + mix**2 * float(np.vdot(step, step))) / (2 * ridge)
         return gap
 
@@ -99,11 +104,12 @@ class Certificate:
         if mix > 0:
             target = self._moved_product(u)
             moved = (1 - mix) * product + mix * target
-            constant = _entropy(u) + float(np.vdot(target, coef))
+            constant = self._mixture_value(u) + float(np.vdot(target, coef))
         linear = float(residual @ intercept)
         # Rounding of the sums that make G and g: abs(residual) <= 1 row by row.
         noise = 8 * _EPS * np.broadcast_to(self._moments.feature_size, coef.shape)
-        scalar = 8 * _EPS * (loss + abs(linear) + float(np.abs(intercept).sum()) + mix * abs(constant))
+        scalar = loss + abs(linear) + float(np.abs(intercept).sum()) + mix * abs(constant) + self._moments.offset_size
+        scalar *= 8 * _EPS
         largest = float((penalty.norms(moved) + penalty.norms(noise)).max(initial=0.0))
         feasible = min(1.0, penalty.threshold / largest * (1 - 4 * _EPS)) if largest > 0 else 1.0
         gaps = []
@@ -143,6 +149,7 @@ class Certificate:
         """B, (M, p)."""
         return np.outer(u[self._first :], self._moments.feature_mean) - self._target_means()
 
-
-def _entropy(u: Vector) -> float:
-    return -float(np.sum(u[u > 0] * np.log(u[u > 0])))
+    def _mixture_value(self, u: Vector) -> float:
+        """Q."""
+        entropy = -float(np.sum(u[u > 0] * np.log(u[u > 0])))
+        return entropy + float(u @ self._moments.offset_mean) - self._moments.target_offset

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.metrics import accuracy_score
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
 from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
@@ -21,8 +20,9 @@ from softfast.progress import Iteration, Progress
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.dense import DenseSource
+from softfast.targets import encode, is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
-from softfast.validation import as_rows, as_weight, require_finite
+from softfast.validation import as_offset, as_rows, as_weight, require_finite
 
 Vector = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     Attributes
     ----------
     classes_ : ndarray of shape (K,)
-        The labels, sorted.
+        The labels, sorted; 0..K-1 for soft labels.
     coef_ : ndarray of shape (K, p), or (1, p) with two classes, float64
     intercept_ : ndarray of shape (K,) or (1,), float64
     converged_ : bool
@@ -161,17 +161,22 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.verbose = verbose
         self.callback = callback
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None) -> Self:
         """Fit the model.
 
         Parameters
         ----------
         X : array_like of shape (n, p)
             Finite numbers; float32 and float64 are read where they lie, in C or F order. Data frames are accepted.
-        y : array_like of shape (n,)
-            Labels of any kind, at least two different ones.
+        y : array_like of shape (n,) or (n, K)
+            Labels of any kind, at least two different ones; or soft labels, K >= 2 probabilities whose rows sum to 1:
+            then the classes are 0..K-1.
         sample_weight : array_like of shape (n,), optional
             Weights >= 0, not all zero.
+        offset : array_like of shape (n, K), optional
+            Known parts of the logits, finite, which are added to ``X @ coef_.T + intercept_`` in the order of
+            ``classes_``. With two classes also of shape (n,), of the logit of ``classes_[1]``. Not remembered:
+            predictions take their own.
 
         Returns
         -------
@@ -191,29 +196,23 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         before = dict(self.__dict__)
         try:
             with single_threaded_blas():
-                return self._fit(X, y, sample_weight)
+                return self._fit(X, y, sample_weight, offset)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Self:
+    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Self:
         self._check_parameters()
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=False)
-        check_classification_targets(y)
-        classes, labels = np.unique(column_or_1d(y), return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
-        weight = as_weight(sample_weight, len(labels))
-        if self.class_weight is not None:
-            with np.errstate(divide="ignore"):
-                by_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weight)
-            # "balanced" gives a class without any weight an infinite factor; its rows still count for nothing.
-            by_row = np.where(np.isinf(by_class), 0.0, by_class)[labels]
-            weight = as_weight(by_row if weight is None else by_row * weight, len(labels))
-
+        if is_soft(y):
+            X = validate_data(self, X, dtype=[np.float64, np.float32])
+        else:
+            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=False)
+        weight = as_weight(sample_weight, len(X))
+        classes, targets, weight = encode(y, len(X), X.dtype, weight, self.class_weight)
         n_outputs = 1 if len(classes) == 2 else len(classes)
-        source = DenseSource(X, labels, len(classes), weight, n_threads=self.n_threads)
+        shifts = as_offset(offset, len(X), len(classes), one_logit=n_outputs == 1)
+        source = DenseSource(X, targets, len(classes), weight, offset=shifts, n_threads=self.n_threads)
         penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
         objective = SoftmaxObjective(
             source,
@@ -254,7 +253,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.n_passes_ = objective.n_passes
         self.solver_ = "proximal-newton" if self._is_sparse() else "lbfgs"
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
-        separable = penalty == 0 and _is_separable(point, source.total_weight, weight)
+        separable = False
+        if penalty == 0 and targets.ndim == 1:
+            # Separation is by what the coefficients give, without the offsets.
+            loss = point.loss
+            if source.has_offset:
+                plain, _, _ = source.loss_gradient(self.coef_, self.intercept_, with_offset=False)
+                loss = plain / source.total_weight
+            separable = _is_separable(loss, source.total_weight, weight)
         self.converged_ = status == "stopped" and not monitor.cancelled and not separable
         if not self.converged_:
             warnings.warn(self._shortfall(status, monitor, separable), ConvergenceWarning, stacklevel=3)
@@ -294,69 +300,109 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             return f"The fit stopped where rounding ends all progress: {reached}."
         return f"The fit stopped at max_iter={self.max_iter}: {reached}."
 
-    def decision_function(self, X: Any) -> NDArray[Any]:
+    def decision_function(self, X: Any, *, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Logits of the rows.
 
         Parameters
         ----------
         X : array_like of shape (n, p)
+        offset : array_like of shape (n, K), optional
+            As in `fit`.
 
         Returns
         -------
         ndarray of shape (n, K), or (n,) with two classes (the logit of ``classes_[1]``), of the dtype of X
         """
-        logits = self._predict(X, _core.IDENTITY)
+        logits = self._predict(X, _core.IDENTITY, offset)
         return logits.ravel() if logits.shape[1] == 1 else logits
 
-    def predict_proba(self, X: Any) -> NDArray[Any]:
+    def predict_proba(self, X: Any, *, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Probabilities of the classes, in the order of ``classes_``.
 
         Parameters
         ----------
         X : array_like of shape (n, p)
+        offset : array_like of shape (n, K), optional
+            As in `fit`.
 
         Returns
         -------
         ndarray of shape (n, K), of the dtype of X
         """
-        return self._predict(X, _core.SOFTMAX)
+        return self._predict(X, _core.SOFTMAX, offset)
 
-    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+    def predict_log_proba(self, X: Any, *, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Logarithms of the probabilities, accurate where a probability is near 0 or 1.
 
         Parameters
         ----------
         X : array_like of shape (n, p)
+        offset : array_like of shape (n, K), optional
+            As in `fit`.
 
         Returns
         -------
         ndarray of shape (n, K), of the dtype of X
         """
-        return self._predict(X, _core.LOG_SOFTMAX)
+        return self._predict(X, _core.LOG_SOFTMAX, offset)
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any, *, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Most probable label of each row.
 
         Parameters
         ----------
         X : array_like of shape (n, p)
+        offset : array_like of shape (n, K), optional
+            As in `fit`.
 
         Returns
         -------
         ndarray of shape (n,), of the dtype of ``classes_``
         """
-        logits = self._predict(X, _core.IDENTITY)
+        logits = self._predict(X, _core.IDENTITY, offset)
         chosen = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
         return np.asarray(self.classes_[chosen])
 
-    def _predict(self, X: Any, code: int) -> NDArray[Any]:
+    def score(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, offset: ArrayLike | None = None
+    ) -> float:
+        """Share of the rows whose label is predicted.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p)
+        y : array_like of shape (n,)
+            Labels. For probabilities the cross-entropy is
+            ``softfast.cross_entropy(model.predict_log_proba(X), y)``.
+        sample_weight : array_like of shape (n,), optional
+        offset : array_like of shape (n, K), optional
+            As in `fit`.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If `y` holds probabilities.
+        """
+        if is_soft(y):
+            raise ValueError(
+                "y must hold labels, shape (n,), to count the right ones, got a matrix; for probabilities take "
+                "softfast.cross_entropy(model.predict_log_proba(X), y)"
+            )
+        return float(accuracy_score(y, self.predict(X, offset=offset), sample_weight=sample_weight))
+
+    def _predict(self, X: Any, code: int, offset: ArrayLike | None) -> NDArray[Any]:
         if not self._is_plain(X):
             check_is_fitted(self)
             X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         n_classes = len(self.classes_)
         n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
+        shifts = as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2)
         result, finite = _core.default.predict(
-            as_rows("X", X), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
+            as_rows("X", X, shifts), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
         )
         if not finite:
             require_finite("X", X)
@@ -434,7 +480,7 @@ class _Monitor:
         return converged or self.cancelled
 
 
-def _is_separable(point: Point, total_weight: float, weight: Vector | None) -> bool:
+def _is_separable(loss: float, total_weight: float, weight: Vector | None) -> bool:
     """Whether the loss proves complete separation: no row's own loss can reach log 2, so each label has p > 1/2."""
     lightest = 1.0 if weight is None else float(weight[weight > 0].min())
-    return point.loss * total_weight < lightest * math.log(2)
+    return loss * total_weight < lightest * math.log(2)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from softfast import _core
 from softfast.threads import resolve_threads
-from softfast.validation import Real, as_real, as_rows, as_targets, as_vector, as_weight, require_finite
+from softfast.validation import Real, as_offset, as_real, as_rows, as_targets, as_vector, as_weight, require_finite
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -199,6 +199,7 @@ def loss_gradient(
     intercept: ArrayLike | None = None,
     *,
     sample_weight: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
     n_threads: int | None = None,
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """Mean cross-entropy of softmax regression and its gradient, fused: X is read once, no (n, K) array is made.
@@ -216,13 +217,16 @@ def loss_gradient(
         Zero by default.
     sample_weight : array_like of shape (n,), optional
         Weights >= 0, not all zero; all 1 by default.
+    offset : array_like of shape (n, K), optional
+        Known parts of the logits, finite; zero by default.
     n_threads : int, optional
         Threads; by default those the process may use. The result has the same bits for any number.
 
     Returns
     -------
     loss : float
-        sum_i w_i (logsumexp(z_i) - <q_i, z_i>) / sum_i w_i with z_i = coef x_i + intercept; 0 for no rows.
+        sum_i w_i (logsumexp(z_i) - <q_i, z_i>) / sum_i w_i with z_i = coef x_i + intercept + offset_i;
+        0 for no rows.
     grad_coef : ndarray of shape (K, p), float64
     grad_intercept : ndarray of shape (K,), float64
 
@@ -245,6 +249,8 @@ def loss_gradient(
         raise ValueError(f"coef must have shape (K, {rows.n_features}) with K >= 2, got {coef.shape}")
     n_classes = coef.shape[0]
     bias = np.zeros(n_classes) if intercept is None else as_vector("intercept", intercept, n_classes, "class")
+    if offset is not None:
+        rows = as_rows("X", X, as_offset(offset, rows.n_rows, n_classes))
     weight = as_weight(sample_weight, rows.n_rows)
     targets = _core.Targets(as_targets(y, rows.n_rows, n_classes, rows.dtype), weight)
     try:

@@ -1,7 +1,8 @@
 """The penalised softmax regression objective on any source of rows.
 
-With rows x_i in R^p, weights s_i >= 0, S = sum_i s_i, targets q_i in the simplex and logits z_i = W x_i + b, W (M, p),
-b (M,), where M = K, or M = K - 1 with the logit of class 0 fixed at 0 (logistic regression is K = 2, M = 1):
+With rows x_i in R^p, weights s_i >= 0, S = sum_i s_i, targets q_i in the simplex, offsets o_i in R^K (0 by default) and
+logits z_i = W x_i + b + o_i, W (M, p), b (M,), where M = K, or M = K - 1 with W and b zero for class 0 (logistic
+regression is K = 2, M = 1):
 
     F(W, b) = L(W, b) + ridge/2 ||W||^2 + threshold N(W),      L = (1/S) sum_i s_i [logsumexp(z_i) - <q_i, z_i>],
 
@@ -11,7 +12,7 @@ R_i = s_i (p_i - q_i).  The duality gap is in certificate.py.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +135,7 @@ class SoftmaxObjective:
         self.n_passes += 1
         total = self._source.total_weight
         loss, product, residual = loss / total, product / total, residual / total
-        if not x.any():
+        if not x.any() and not self._source.has_offset:
             self._uniform_product = product
         gradient = product + self._penalty.ridge * coef
         value = loss + 0.5 * self._penalty.ridge * float(np.vdot(coef, coef))
@@ -173,10 +174,9 @@ class SoftmaxObjective:
         sample = self._sample
         coef, intercept = self.unpack(point.x)
         proba, _ = _core.default.predict(
-            _core.Rows(sample.X), coef, intercept, self._source.n_classes, _core.SOFTMAX, n_threads=1
+            _core.Rows(sample.X, sample.offset), coef, intercept, self._source.n_classes, _core.SOFTMAX, n_threads=1
         )
-        proba *= 1 - _LABEL_SHARE
-        proba[np.arange(len(proba)), sample.labels] += _LABEL_SHARE
+        sample.blend(proba, _LABEL_SHARE)
         features, scale = sample.X - self._center, self._scale
         if self._fit_intercept:
             features = np.column_stack([features, np.ones(len(features))])
@@ -224,15 +224,16 @@ class SoftmaxObjective:
             # Centred, in C order for steps over rows, with a column of ones for the intercepts.
             rows = np.ones((len(sample.X), p + 1))
             np.subtract(sample.X, self._center, out=rows[:, :p])
-            self._sample = RowSample(rows, sample.labels, sample.weight)
+            self._sample = replace(sample, X=rows)
         is_coef = active < n_outputs * p
         outputs = np.where(is_coef, active // p, active - n_outputs * p)
         columns = np.where(is_coef, active % p, p)
         form, step = self._form(len(self._sample.X), np.bincount(outputs, minlength=n_outputs))
-        features, labels, weight = self._sample.X[::step], self._sample.labels[::step], self._sample.weight[::step]
+        sample = self._sample.every(step)
+        features = sample.X
         coef, intercept = self.unpack(point.x)
         proba, _ = _core.default.predict(
-            _core.Rows(features[:, :p]),
+            _core.Rows(features[:, :p], sample.offset),
             coef,
             intercept + coef @ self._center,
             self._source.n_classes,
@@ -241,12 +242,11 @@ class SoftmaxObjective:
         )
         exact = form == "whole" and len(features) == self._source.n_rows
         if not exact:
-            proba *= 1 - _LABEL_SHARE
-            proba[np.arange(len(proba)), labels] += _LABEL_SHARE
+            sample.blend(proba, _LABEL_SHARE)
         scale = np.concatenate([self._scale.ravel(), self._intercept_scale])[active]
         ridge = _ACTIVE_RIDGE + np.where(is_coef, self._penalty.ridge / scale**2, 0)
         order, values, sizes = active_hessian(
-            features, proba[:, self._first :], step * weight, outputs, columns, scale, ridge, form
+            features, proba[:, self._first :], sample.weight, outputs, columns, scale, ridge, form
         )
         return Curvature(active[order], values, sizes, exact)
 
@@ -273,11 +273,11 @@ class SoftmaxObjective:
     def _target_means(self) -> Matrix:
         """(1/S) sum_i s_i q_i x_i^T of the outputs, (M, p).
 
-        At coef = 0 and intercept = 0 every probability is 1/K, and G is x_mean / K minus it.
+        At coef = 0 and intercept = 0, without offsets, every probability is 1/K, and G is x_mean / K minus it.
         """
         if self._uniform_product is None:
             n_outputs = self._shape[0]
-            _, product, _ = self._source.loss_gradient(np.zeros(self._shape), np.zeros(n_outputs))
+            _, product, _ = self._source.loss_gradient(np.zeros(self._shape), np.zeros(n_outputs), with_offset=False)
             self.n_passes += 1
             self._uniform_product = product / self._source.total_weight
         return self._moments.feature_mean / self._source.n_classes - self._uniform_product

@@ -29,7 +29,7 @@ def as_real(name: str, value: ArrayLike) -> Real:
     return np.require(array, dtype=wanted, requirements="A")
 
 
-def as_rows(name: str, value: ArrayLike) -> _core.Rows:
+def as_rows(name: str, value: ArrayLike, offset: NDArray[np.float64] | None = None) -> _core.Rows:
     """A view of X (n, p); a copy is made only where neither its rows nor its columns are contiguous."""
     array = as_real(name, value)
     if array.ndim != 2:
@@ -39,7 +39,7 @@ def as_rows(name: str, value: ArrayLike) -> _core.Rows:
         contiguous = any(s == itemsize or n <= 1 for s, n in zip(array.strides, array.shape, strict=True))
         if not contiguous or any(s % itemsize for s in array.strides):
             array = array.copy("C")
-    return _core.Rows(array)
+    return _core.Rows(array, offset)
 
 
 def as_vector(name: str, value: ArrayLike, n: int, per: str) -> NDArray[np.float64]:
@@ -63,6 +63,25 @@ def as_weight(value: ArrayLike | None, n_rows: int) -> NDArray[np.float64] | Non
     if highest == 0:
         raise ValueError("sample_weight must not be all zero: no row would count")
     return weight
+
+
+def as_offset(
+    value: ArrayLike | None, n_rows: int, n_classes: int, *, one_logit: bool = False
+) -> NDArray[np.float64] | None:
+    """Offsets (n, K) of the logits, finite.
+
+    `one_logit`: of two classes only the difference counts, and (n,) is taken as well; returned with zeros for class 0.
+    """
+    if value is None:
+        return None
+    array = np.ascontiguousarray(as_real("offset", value), dtype=np.float64)
+    if array.shape != (n_rows, n_classes) and not (one_logit and array.shape == (n_rows,)):
+        either = f"({n_rows},) or " if one_logit else ""
+        raise ValueError(f"offset must have shape {either}({n_rows}, {n_classes}), got {array.shape}")
+    require_finite("offset", array)
+    if not one_logit:
+        return array
+    return np.column_stack([np.zeros(n_rows), array if array.ndim == 1 else array[:, 1] - array[:, 0]])
 
 
 def as_targets(y: ArrayLike, n_rows: int, n_classes: int, dtype: np.dtype[Any]) -> NDArray[Any]:

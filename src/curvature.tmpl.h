@@ -77,6 +77,9 @@ static void V(gram)(double *out, ptrdiff_t n_weights, const double *weight, ptrd
     const ptrdiff_t p = x->n_features, n_rows = end - begin, stride = sf_padded(n_rows), c_stride = sf_coef_stride(p);
     REAL *columns = scratch, *scaled = columns + p * stride;
     V(gather_tile)(columns, stride, x->data, x->row_stride, x->feature_stride, p, begin, end);
+    for (ptrdiff_t j = 0; j < p; j++)
+        for (ptrdiff_t r = n_rows; r < stride; r++)
+            scaled[j * stride + r] = 0;
     for (ptrdiff_t q = 0; q < n_weights; q++) {
         const double *h = weight + q * weight_stride + begin;
         for (ptrdiff_t j = 0; j < p; j++)

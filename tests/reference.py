@@ -39,10 +39,11 @@ def targets(y, n_classes):
     return q
 
 
-def logits(X, coef, intercept, n_classes):
-    """W x + b; with one row fewer than classes, class 0 is the reference class with logits 0."""
+def logits(X, coef, intercept, n_classes, offset=None):
+    """W x + b + o; with one row fewer than classes, class 0 is the reference class, whose logits are its offsets."""
     z = X.astype(EXACT) @ coef.astype(EXACT).T + intercept.astype(EXACT)
-    return np.hstack([np.zeros((len(X), n_classes - len(coef)), dtype=EXACT), z])
+    z = np.hstack([np.zeros((len(X), n_classes - len(coef)), dtype=EXACT), z])
+    return z if offset is None else z + np.asarray(offset, dtype=EXACT)
 
 
 def cross_entropy(z, y, weight=None):
@@ -55,37 +56,51 @@ def cross_entropy(z, y, weight=None):
     return w * losses, w[:, None] * (q.sum(axis=1, keepdims=True) * np.exp(log_p) - q)
 
 
-def loss_gradient(X, y, coef, intercept, weight=None, n_classes=None):
+def loss_gradient(X, y, coef, intercept, weight=None, n_classes=None, offset=None):
     """Sums over the rows: loss, R^T X and R^T 1 of the classes that have coefficients."""
     n_classes = n_classes or len(coef)
-    losses, residual = cross_entropy(logits(X, coef, intercept, n_classes), y, weight)
+    losses, residual = cross_entropy(logits(X, coef, intercept, n_classes, offset), y, weight)
     residual = residual[:, n_classes - len(coef) :]
     return losses.sum(), residual.T @ X.astype(EXACT), residual.sum(axis=0)
 
 
-def objective(X, y, coef, intercept, penalty, weight=None, n_classes=None):
+def hessian_vector(X, model, direction, n_classes, weight=None, offset=None):
+    """Sums over the rows: R^T X and R^T 1, R_i = w_i (diag(p_i) - p_i p_i^T) d_i, d_i the direction's logits.
+
+    `model` and `direction` are pairs (coefficients, intercepts).
+    """
+    p = softmax(logits(X, *model, n_classes, offset)) if len(X) else np.zeros((0, n_classes), dtype=EXACT)
+    d = logits(X, *direction, n_classes)
+    w = np.ones(len(X), dtype=EXACT) if weight is None else np.asarray(weight, dtype=EXACT)
+    residual = (w[:, None] * p * (d - (p * d).sum(axis=1, keepdims=True)))[:, n_classes - len(model[0]) :]
+    return residual.T @ X.astype(EXACT), residual.sum(axis=0)
+
+
+def objective(X, y, coef, intercept, penalty, weight=None, n_classes=None, offset=None):
     """Weighted mean loss plus penalty/2 ||W||^2, and its gradients by W and b."""
     total = len(X) if weight is None else np.sum(weight)
-    loss, grad_coef, grad_intercept = loss_gradient(X, y, coef, intercept, weight, n_classes)
+    loss, grad_coef, grad_intercept = loss_gradient(X, y, coef, intercept, weight, n_classes, offset)
     coef = coef.astype(EXACT)
     return loss / total + penalty / 2 * np.sum(coef**2), grad_coef / total + penalty * coef, grad_intercept / total
 
 
-def dual(X, y, t, penalty, weight=None, n_outputs=None):
-    """(1/S) sum_i s_i H(t_i) - ||T||^2 / (2 penalty), T = (1/S) sum_i s_i (t_i - q_i) x_i^T, H the entropy.
+def dual(X, y, t, penalty, weight=None, n_outputs=None, offset=None):
+    """(1/S) sum_i s_i (H(t_i) + <t_i - q_i, o_i>) - ||T||^2 / (2 penalty), T = (1/S) sum_i s_i (t_i - q_i) x_i^T.
 
-    A lower bound of the objective for any probabilities t (n, K); with an intercept, which is not penalised, for those
-    with sum_i s_i (t_i - q_i) = 0 only.
+    H is the entropy. A lower bound of the objective for any probabilities t (n, K); with an intercept, which is not
+    penalised, for those with sum_i s_i (t_i - q_i) = 0 only.
     """
     n_classes = t.shape[1]
     s = np.ones(len(X), dtype=EXACT) if weight is None else np.asarray(weight, dtype=EXACT)
     s = s / s.sum()
     entropy = -np.where(t > 0, t * np.log(np.where(t > 0, t, 1)), 0).sum(axis=1)
-    product = (s[:, None] * (t - targets(y, n_classes))).T @ X.astype(EXACT)
-    return s @ entropy - np.sum(product[n_classes - (n_outputs or n_classes) :] ** 2) / (2 * penalty)
+    moved = t - targets(y, n_classes)
+    product = (s[:, None] * moved).T @ X.astype(EXACT)
+    linear = 0 if offset is None else s @ (moved * offset).sum(axis=1)
+    return s @ entropy + linear - np.sum(product[n_classes - (n_outputs or n_classes) :] ** 2) / (2 * penalty)
 
 
-def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True):
+def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True, offset=None):
     """The minimum of the objective by damped Newton steps: coef, intercept, value. For small problems."""
     n_outputs, n_features = 1 if n_classes == 2 else n_classes, X.shape[1]
     A = np.column_stack([X, np.ones(len(X))]) if fit_intercept else X
@@ -96,12 +111,12 @@ def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True):
         return theta[:, :n_features], theta[:, n_features] if fit_intercept else np.zeros(n_outputs)
 
     def value_and_gradient(theta):
-        value, grad_coef, grad_intercept = objective(X, y, *unpack(theta), penalty, weight, n_classes)
+        value, grad_coef, grad_intercept = objective(X, y, *unpack(theta), penalty, weight, n_classes, offset)
         return value, np.column_stack([grad_coef, grad_intercept]) if fit_intercept else grad_coef
 
     value, gradient = value_and_gradient(theta)
     for _ in range(200):
-        p = softmax(logits(X, *unpack(theta), n_classes))[:, n_classes - n_outputs :].astype(float)
+        p = softmax(logits(X, *unpack(theta), n_classes, offset))[:, n_classes - n_outputs :].astype(float)
         hessian = np.zeros((*theta.shape, *theta.shape))
         for k in range(n_outputs):
             for j in range(n_outputs):

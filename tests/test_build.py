@@ -27,6 +27,7 @@ RANK = {
     "config": 2,
     "validation": 2,
     "functions": 3,
+    "targets": 3,
     "progress": 1,
     "sources": 4,
     "metric": 5,

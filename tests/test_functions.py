@@ -184,6 +184,11 @@ def test_loss_gradient_is_the_mean(rng):
     assert isinstance(loss, float)
     for ours, theirs in zip((loss, grad_coef, grad_intercept), expected, strict=True):
         assert_close(ours, theirs / w.sum(), np.float64, 50)
+    offset = rng.normal(size=(len(X), len(coef)))
+    shifted = softfast.loss_gradient(X, y, coef, intercept, sample_weight=w, offset=np.asfortranarray(offset))
+    expected = reference.loss_gradient(X, y, coef, intercept, w, offset=offset)
+    for ours, theirs in zip(shifted, expected, strict=True):
+        assert_close(ours, theirs / w.sum(), np.float64, 50)
     single = softfast.loss_gradient(X.astype(np.float32), y, coef, intercept, sample_weight=w)
     assert single[1].dtype == np.float64
     np.testing.assert_allclose(single[1], grad_coef, atol=1e-6)
@@ -247,6 +252,14 @@ BAD = [
     (lambda: softfast.loss_gradient(X * np.inf, Y, COEF), ValueError, "X must not hold NaN or infinity, got inf"),
     (lambda: softfast.loss_gradient(X, Y, COEF * np.nan), ValueError, "coef must not hold"),
     (lambda: softfast.loss_gradient(X, Y, COEF, [0, 0, np.inf]), ValueError, "intercept must not hold"),
+    (
+        lambda: softfast.loss_gradient(X, Y, COEF, offset=np.ones(4)),
+        ValueError,
+        r"offset must have shape \(4, 3\), got",
+    ),
+    (lambda: softfast.loss_gradient(X, Y, COEF, offset=np.ones((4, 2))), ValueError, r"offset .* got \(4, 2\)"),
+    (lambda: softfast.loss_gradient(X, Y, COEF, offset=np.full((4, 3), -np.inf)), ValueError, "offset must not hold"),
+    (lambda: softfast.loss_gradient(X, Y, COEF, offset=[["a"] * 3] * 4), TypeError, "offset must hold real numbers"),
     (lambda: softfast.loss_gradient(X, Y, COEF, sample_weight=[1, 1, -1, 1]), ValueError, "must not be negative"),
     (lambda: softfast.loss_gradient(X, Y, COEF, sample_weight=np.zeros(4)), ValueError, "must not be all zero"),
     (lambda: softfast.loss_gradient(X, Y, COEF, sample_weight=[np.nan] * 4), ValueError, "sample_weight must not hold"),

@@ -162,11 +162,15 @@ def test_nothing_is_read_beyond_an_array(kernels, dtype, rng):
         for order, at_end in itertools.product("CF", (True, False)):
             model = guarded(coef, at_end), guarded(intercept, at_end), n_classes
             features, scores, proba = (guarded(np.asarray(a, order=order), at_end) for a in (X, z, q))
-            for rows in (features, features[::-1] if order == "C" else features[:, ::-1]):
+            offset = guarded(z.astype(float), at_end)
+            for view in (features, features[::-1] if order == "C" else features[:, ::-1]):
+                rows = _core.Rows(view, offset)
                 for target in (guarded(y, at_end), proba):
                     targets = _core.Targets(target, guarded(weight, at_end))
-                    kernels.loss_gradient(_core.Rows(rows), targets, *model, arithmetic=dtype)
-                kernels.predict(_core.Rows(rows), *model, _core.SOFTMAX)
+                    kernels.loss_gradient(rows, targets, *model, arithmetic=dtype)
+                kernels.hessian_vector(rows, targets, *model[:2], *model, arithmetic=dtype)
+                kernels.gram(rows, guarded(np.stack([weight, weight]), at_end))
+                kernels.predict(rows, *model, _core.SOFTMAX)
             for view in (scores, scores[::-1], scores[:, ::-1]):
                 out = guarded(np.empty((n, n_classes), dtype), at_end)
                 kernels.map(view[:, :, None], out[:, :, None], _core.SOFTMAX)

@@ -57,7 +57,7 @@ def test_sample_estimates_second_moments(weighted, rng):
     source = DenseSource(X, labels, 2, weight)
     sample = source.sample(800, source.moments())
     assert 400 < len(sample.X) < 1600
-    assert (sample.labels == 1).sum() == 3
+    assert (sample.targets == 1).sum() == 3
     assert (sample.X[:, 1] > 0).sum() == 5
     w = np.full(n, 1 / n) if weight is None else weight / weight.sum()
     estimate, exact = (sample.X.T * sample.weight) @ sample.X, (X.T * w) @ X

@@ -1,7 +1,7 @@
 """Where rows live.  Every source offers the operations of `Source`, and nothing above knows which one it has."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,30 +16,53 @@ class Moments:
 
     feature_mean, feature_variance, feature_size : (p,), of x the mean and the variance, and the mean of abs(x)
     class_mean : (K,), the mean of the targets q
+    offset_mean, offset_size, target_offset : of the offsets o, (K,) the mean, and the means of max |o_k| and of <q, o>
     """
 
     feature_mean: Vector
     feature_variance: Vector
     feature_size: Vector
     class_mean: Vector
+    offset_mean: Vector
+    offset_size: float
+    target_offset: float
 
 
 @dataclass(frozen=True)
 class RowSample:
-    """Some of the rows: X (m, p) float64, and weights (m,) with which their sums estimate means over all rows."""
+    """Some of the rows: X (m, p) float64, and weights (m,) with which their sums estimate means over all rows.
+
+    targets : labels (m,) or probabilities (m, K)
+    offset : (m, K), C order, or None
+    """
 
     X: Matrix
-    labels: NDArray[np.int64]
+    targets: NDArray[Any]
     weight: Vector
+    offset: Matrix | None
+
+    def every(self, step: int) -> Self:
+        """Every step-th row, with weights for as many."""
+        offset = None if self.offset is None else np.ascontiguousarray(self.offset[::step])
+        return type(self)(self.X[::step], self.targets[::step], step * self.weight[::step], offset)
+
+    def blend(self, proba: NDArray[Any], share: float) -> None:
+        """Replace probabilities p (m, K) by (1 - share) p + share q, q the targets."""
+        proba *= 1 - share
+        if self.targets.ndim == 1:
+            proba[np.arange(len(proba)), self.targets] += share
+        else:
+            proba += share * self.targets
 
 
 class Source(Protocol):
-    """n rows with p features, targets over K classes, and weights whose sum is `total_weight`."""
+    """n rows with p features, targets over K classes, and weights whose sum is `total_weight`; maybe offsets."""
 
     n_rows: int
     n_features: int
     n_classes: int
     total_weight: float
+    has_offset: bool
 
     def moments(self) -> Moments:
         """Weighted means over the rows."""
@@ -54,9 +77,12 @@ class Source(Protocol):
         """
         ...
 
-    def loss_gradient(self, coef: Matrix, intercept: Vector) -> tuple[float, Matrix, Vector]:
+    def loss_gradient(
+        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True
+    ) -> tuple[float, Matrix, Vector]:
         """Weighted sums over the rows, in float64 arithmetic: loss, residual^T X (M, p), residual^T 1 (M,).
 
-        coef (M, p) with M = K, or M = K - 1 where class 0 is the reference class, whose logits are 0.
+        coef (M, p) with M = K, or M = K - 1 where class 0 is the reference class, whose logits are 0
+        but for the offsets.
         """
         ...

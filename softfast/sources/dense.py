@@ -1,6 +1,7 @@
 """Rows in memory, dense: float32 or float64, C or F order."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +16,36 @@ _CHUNK_BYTES = 512 * 1024
 
 
 class DenseSource:
-    """A view of X (n, p) with labels (n,) in 0..K-1 and weights (n,), or None for all ones."""
+    """A view of X (n, p) with targets, weights (n,), or None for all ones, and offsets (n, K), C order, or None.
+
+    The targets are labels (n,) in 0..K-1, or probabilities (n, K) of the dtype of X. What a row of these misses the
+    sum 1 by, in rounding, counts as weight: so all sums over rows belong to one problem.
+    """
 
     def __init__(
         self,
         X: NDArray[np.floating],
-        labels: NDArray[np.int64],
+        targets: NDArray[Any],
         n_classes: int,
         weight: Vector | None = None,
         *,
+        offset: Matrix | None = None,
         n_threads: int | None = None,
     ) -> None:
         self._X = X
-        self._rows = as_rows("X", X)
-        self._labels = labels
-        self._weight = weight
-        self._targets = _core.Targets(labels, weight)
+        self._plain_rows = as_rows("X", X)
+        self._rows = self._plain_rows if offset is None else as_rows("X", X, offset)
+        self._q = targets
+        self._targets = _core.Targets(targets, weight)
+        self._given = weight
+        self._offset = offset
+        self.has_offset = offset is not None
         self.n_rows, self.n_features = X.shape
         self.n_classes = n_classes
+        if targets.ndim == 2:
+            sums = targets.sum(axis=1, dtype=np.float64)
+            weight = sums if weight is None else weight * sums
+        self._weight = weight
         self.total_weight = float(self.n_rows if weight is None else weight.sum())
         self._n_threads = resolve_threads(n_threads, 4.0 * self.n_rows * (self.n_features + 8) * n_classes)
 
@@ -48,24 +61,51 @@ class DenseSource:
             np.subtract(x, shift, out=x)
             sums[1] += w @ x
             sums[2] += w @ np.square(x, out=x)
-        classes = np.bincount(self._labels, weights=self._weight, minlength=self.n_classes)
-        size, offset, square = sums / self.total_weight
-        return Moments(shift + offset, np.maximum(square - offset**2, 0), size, classes / self.total_weight)
+        size, rest, square = sums / self.total_weight
+        return Moments(shift + rest, np.maximum(square - rest**2, 0), size, *self._target_moments())
+
+    def _target_moments(self) -> tuple[Vector, Vector, float, float]:
+        """The means of targets and offsets, in the order of `Moments`."""
+        class_mean = self._class_sums(self._given) / self.total_weight
+        if self._offset is None:
+            return class_mean, np.zeros(self.n_classes), 0.0, 0.0
+        largest = np.maximum(self._offset.max(axis=1), -self._offset.min(axis=1))
+        w, given = (np.ones(self.n_rows) if v is None else v for v in (self._weight, self._given))
+        if self._q.ndim == 1:
+            of_target = w @ self._offset[np.arange(self.n_rows), self._q]
+        else:
+            of_target = np.einsum("i,ik,ik->", given, self._q, self._offset)
+        return (
+            class_mean,
+            w @ self._offset / self.total_weight,
+            float(w @ largest) / self.total_weight,
+            float(of_target) / self.total_weight,
+        )
+
+    def _class_sums(self, weight: Vector | None = None) -> Vector:
+        """The weighted sums of the targets, (K,)."""
+        if self._q.ndim == 1:
+            return np.bincount(self._q, weights=weight, minlength=self.n_classes).astype(np.float64)
+        # einsum converts float32 a little at a time; a product of matrices would copy the whole.
+        return np.asarray(np.einsum("i,ik->k", np.ones(self.n_rows) if weight is None else weight, self._q))
 
     def sample(self, n_rows: int, moments: Moments) -> RowSample:
         """A random sample of about n_rows rows, likelier where class or features are rare; always the same one."""
         weight = np.ones(self.n_rows) if self._weight is None else self._weight
         if n_rows >= self.n_rows:
-            return RowSample(self._X.astype(np.float64), self._labels, weight / self.total_weight)
+            return RowSample(self._X.astype(np.float64), self._q, weight / self.total_weight, self._offset)
         variance = moments.feature_variance
         inverse = np.divide(1, variance, out=np.zeros_like(variance), where=variance > 0)
         distance = np.concatenate([np.square(x - moments.feature_mean) @ inverse for x in self._chunks()])
-        rarity = 1 / np.bincount(self._labels, minlength=self.n_classes)[self._labels]
+        counts = self._class_sums()
+        rareness = np.divide(1, counts, out=np.zeros(self.n_classes), where=counts > 0)
+        rarity = rareness[self._q] if self._q.ndim == 1 else np.einsum("k,ik->i", rareness, self._q)
         shares = 1 / self.n_rows + rarity / self.n_classes + distance / (distance.sum() or 1.0)
         chance = np.minimum(1, n_rows * shares / 3)
         chosen = np.flatnonzero(np.random.default_rng(0).random(self.n_rows) < chance)
         share = weight[chosen] / (chance[chosen] * self.total_weight)
-        return RowSample(self._X[chosen].astype(np.float64), self._labels[chosen], share)
+        offset = None if self._offset is None else self._offset[chosen]
+        return RowSample(self._X[chosen].astype(np.float64), self._q[chosen], share, offset)
 
     def _chunks(self) -> Iterator[NDArray[np.float64]]:
         """The rows in float64, some at a time."""
@@ -73,8 +113,11 @@ class DenseSource:
         for begin in range(0, self.n_rows, step):
             yield self._X[begin : begin + step].astype(np.float64)
 
-    def loss_gradient(self, coef: Matrix, intercept: Vector) -> tuple[float, Matrix, Vector]:
+    def loss_gradient(
+        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True
+    ) -> tuple[float, Matrix, Vector]:
         """Weighted sums of loss, residual^T X and residual^T 1; float32 rows too are computed in float64."""
+        rows = self._rows if with_offset else self._plain_rows
         return _core.default.loss_gradient(
-            self._rows, self._targets, coef, intercept, self.n_classes, n_threads=self._n_threads
+            rows, self._targets, coef, intercept, self.n_classes, n_threads=self._n_threads
         )
