@@ -280,7 +280,7 @@ BAD_PARAMETERS = [
     ({"tol": np.inf}, "tol must be"),
     ({"max_iter": 0}, "max_iter must be"),
     ({"max_iter": 1.5}, "max_iter must be"),
-    ({"solver": "saga"}, "solver must be 'auto', 'lbfgs' or 'proximal-newton', got 'saga'"),
+    ({"solver": "saga"}, "solver must be 'auto', 'lbfgs', 'newton-cg' or 'proximal-newton', got 'saga'"),
     ({"n_threads": 0}, "n_threads must be"),
     ({"callback": 3}, "callback must be None or callable, got 3"),
     ({"class_weight": "heavy"}, "class_weight"),

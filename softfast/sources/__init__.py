@@ -60,3 +60,9 @@ class Source(Protocol):
         coef (M, p) with M = K, or M = K - 1 where class 0 is the reference class, whose logits are 0.
         """
         ...
+
+    def hessian_vector(
+        self, coef: Matrix, intercept: Vector, direction: Matrix, direction_intercept: Vector
+    ) -> tuple[Matrix, Vector]:
+        """Weighted sums over the rows: the loss's Hessian at coef and intercept times a direction, shaped like them."""
+        ...

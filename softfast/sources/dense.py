@@ -78,3 +78,18 @@ class DenseSource:
         return _core.default.loss_gradient(
             self._rows, self._targets, coef, intercept, self.n_classes, n_threads=self._n_threads
         )
+
+    def hessian_vector(
+        self, coef: Matrix, intercept: Vector, direction: Matrix, direction_intercept: Vector
+    ) -> tuple[Matrix, Vector]:
+        """The loss's Hessian at coef and intercept, summed over the rows, times a direction; in float64."""
+        return _core.default.hessian_vector(
+            self._rows,
+            self._targets,
+            coef,
+            intercept,
+            direction,
+            direction_intercept,
+            self.n_classes,
+            n_threads=self._n_threads,
+        )
