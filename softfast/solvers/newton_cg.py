@@ -73,10 +73,10 @@ def _newton_direction(
     inverse: Callable[[Vector], Vector] | None,
     forcing: float,
 ) -> tuple[Vector, int]:
-    """d with |H d + gradient| <= forcing |gradient| in the norm of the preconditioner, and the products it took.
+    """The direction d with |H d + gradient| <= forcing |gradient|, and the products with H that it took.
 
-    It ends early where the Hessian is as good as zero along a conjugate direction: without penalty the function may be
-    flat there.
+    The norm is that of the preconditioner. It ends early where the Hessian is as good as zero along a conjugate
+    direction: without penalty the function may be flat there.
     """
     direction = np.zeros_like(point.gradient)
     residual = point.gradient.copy()
