@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from softfast import _core
 from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
 from softfast.progress import Iteration, Progress
+from softfast.separation import Separation, find_separation
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
@@ -111,6 +112,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     References
     ----------
+    Albert, A. and Anderson, J. A. (1984). On the existence of maximum likelihood estimates in logistic regression
+    models. Biometrika 71, 1-10.
     Byrd, R. H., Chin, G. M., Neveitt, W. and Nocedal, J. (2011). On the use of stochastic Hessian information in
     optimization methods for machine learning. SIAM Journal on Optimization 21, 977-995.
     Eisenstat, S. C. and Walker, H. F. (1996). Choosing the forcing terms in an inexact Newton method. SIAM Journal on
@@ -194,7 +197,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            If the fit stops before it is proved optimal to `tol`.
+            If the fit stops before it is proved optimal to `tol`; or if, without penalty, the classes are separated,
+            completely or quasi-completely, so that there is no optimum: the message names classes and features.
         """
         before = dict(self.__dict__)
         try:
@@ -270,10 +274,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         chosen = "proximal-newton" if self._is_sparse() else "lbfgs"
         self.solver_ = chosen if self.solver == "auto" else self.solver
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
-        separable = penalty == 0 and _is_separable(point, source.total_weight, weight)
-        self.converged_ = status == "stopped" and not monitor.cancelled and not separable
+        separation = None
+        if penalty == 0:
+            separation = find_separation(source, self.coef_, self.intercept_, fit_intercept=bool(self.fit_intercept))
+        self.converged_ = status == "stopped" and not monitor.cancelled and separation is None
         if not self.converged_:
-            warnings.warn(self._shortfall(status, monitor, separable), ConvergenceWarning, stacklevel=3)
+            warnings.warn(self._shortfall(status, monitor, separation), ConvergenceWarning, stacklevel=3)
         return self
 
     def _check_parameters(self) -> None:
@@ -299,13 +305,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         """Whether the penalty has absolute values."""
         return bool(self.l1_ratio > 0 and not math.isinf(self.C))
 
-    def _shortfall(self, status: str, monitor: "_Monitor", separable: bool) -> str:
+    def _shortfall(self, status: str, monitor: "_Monitor", separation: Separation | None) -> str:
         """Why the fit has not converged, and what it reached."""
-        if separable:
-            return (
-                "The classes are linearly separable, so without penalty the likelihood has no maximum and the "
-                "coefficients grow without limit. Set a finite C."
-            )
+        if separation is not None:
+            return separation.describe(self.classes_, getattr(self, "feature_names_in_", None))
         reached = f"{monitor.name} {monitor.measure:.2g} after {self.n_iter_} iterations, tol asks for {self.tol:.2g}"
         if monitor.cancelled:
             return f"The callback stopped the fit: {reached}."
@@ -451,9 +454,3 @@ class _Monitor:
             wish = self._callback(Iteration(iteration, *entry, lambda: self._objective.unpack(point.x)))
             self.cancelled = bool(wish) and not converged
         return converged or self.cancelled
-
-
-def _is_separable(point: Point, total_weight: float, weight: Vector | None) -> bool:
-    """Whether the loss proves complete separation: no row's own loss can reach log 2, so each label has p > 1/2."""
-    lightest = 1.0 if weight is None else float(weight[weight > 0].min())
-    return point.loss * total_weight < lightest * math.log(2)

@@ -33,6 +33,7 @@ RANK = {
     "penalty": 5,
     "certificate": 6,
     "objective": 7,
+    "separation": 7,
     "solvers": 8,
     "estimator": 9,
     "plotting": 10,

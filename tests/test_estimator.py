@@ -259,7 +259,7 @@ def test_short_fit_warns_and_tells_what_it_reached(random_problem):
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 1, 2, 2]])
 def test_separable_classes_without_penalty_are_named_as_such(labels):
     X = np.array([[-2.0], [-1.0], [1.0], [2.0]]) if max(labels) == 1 else np.eye(4)
-    with pytest.warns(ConvergenceWarning, match="separable"):
+    with pytest.warns(ConvergenceWarning, match="completely separated"):
         model = SoftmaxRegression(C=np.inf).fit(X, labels)
     assert not model.converged_
     assert np.isfinite(model.coef_).all()

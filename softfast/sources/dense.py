@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softfast import _core
-from softfast.sources import Matrix, Moments, RowSample, Vector
+from softfast.sources import Margins, Matrix, Moments, RowSample, Vector
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows
 
@@ -93,3 +93,36 @@ class DenseSource:
             self.n_classes,
             n_threads=self._n_threads,
         )
+
+    def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
+        """Margins of the logits coef (x - center) + intercept, in float64, chunk by chunk, and the n_least lowest."""
+        n_classes = self.n_classes
+        lowest, highest = np.full((n_classes, n_classes), np.inf), np.full((n_classes, n_classes), -np.inf)
+        least, places = np.empty(0), np.empty(0, dtype=np.int64)
+        step = max(1, _CHUNK_BYTES // (8 * max(self.n_features, n_classes)))
+        for begin in range(0, self.n_rows, step):
+            chunk = slice(begin, begin + step)
+            labels = self._labels[chunk]
+            x = self._X[chunk].astype(np.float64) - center
+            z, size = x @ coef.T + intercept, np.abs(x) @ np.abs(coef).T + np.abs(intercept)
+            own = np.arange(len(x)), labels
+            size = size + size[own][:, None]
+            margins = np.divide(z[own][:, None] - z, size, out=np.zeros_like(z), where=size > 0)
+            counts = np.ones(len(x), dtype=bool) if self._weight is None else self._weight[chunk] > 0
+            for label in np.unique(labels[counts]):
+                rows = margins[counts & (labels == label)]
+                np.minimum(lowest[label], rows.min(axis=0), out=lowest[label])
+                np.maximum(highest[label], rows.max(axis=0), out=highest[label])
+            margins[own] = np.inf
+            margins[~counts] = np.inf
+            flat = np.concatenate([least, margins.ravel()])
+            where = np.concatenate([places, np.arange(begin * n_classes, begin * n_classes + margins.size)])
+            kept = np.argpartition(flat, n_least)[:n_least] if len(flat) > n_least else np.arange(len(flat))
+            least, places = flat[kept], where[kept]
+        diagonal = np.diag_indices(n_classes)
+        lowest[diagonal], highest[diagonal] = np.inf, -np.inf
+        fine = np.isfinite(least)
+        least, places = least[fine], places[fine]
+        rows = places // n_classes
+        X = self._X[rows].astype(np.float64)
+        return Margins(lowest, highest, least, X, self._labels[rows], places % n_classes)
