@@ -7,11 +7,14 @@ Without penalty there is none exactly if some direction D (K, p), d (K,), with l
 along it no row's loss rises, and some fall forever.  The separation is complete if there is a D for which all are > 0
 (k other than the label), else quasi-complete (Albert and Anderson 1984).
 
-A fit of completely separated classes mostly is such a D itself.  Otherwise D is looked for by linear programmes (Konis
-2007): the sum of all margins, linear in D, is maximised over the box abs(D) <= 1 with the margins of *some* rows >= 0.
-If the maximum is 0, no D has the sum of all rows > 0, and there is no separation.  If it is not, the margins of all
-rows are taken, and the most negative ones enter the programme, until none is negative (cutting planes).  So the memory
-does not grow with the number of rows, and whatever is found has been checked on all of them.
+A fit of completely separated classes mostly is such a D itself.  The commonest quasi-complete separation is by one
+feature, such as a dummy that some class never has: the greatest value of each class on one side is at most the least of
+each on the other; comparisons alone tell that, at any size.  Otherwise D is looked for by linear programmes (Konis
+2007), where these are small: the sum of all margins, linear in D, is maximised over the box abs(D) <= 1 with the
+margins of *some* rows >= 0.  If the maximum is 0, no D has the sum of all rows > 0, and there is no separation.  If it
+is not, the margins of all rows are taken, and the most negative ones enter the programme, until none is negative
+(cutting planes).  So the memory does not grow with the number of rows, and whatever is found has been checked on all
+of them.
 """
 
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ from softfast.sources import Matrix, Source, Vector
 # Margins nearer to zero than this are ties, in units of the sum of the absolute values of their terms.
 _TIE = 1e-9
 # Unknowns of the linear programmes, elements of their matrix, and how often rows enter.
-_MOST_UNKNOWNS, _MOST_ELEMENTS, _ROUNDS = 400, 4_000_000, 50
+_MOST_UNKNOWNS, _MOST_ELEMENTS, _ROUNDS = 200, 2_000_000, 20
 # Names in a message.
 _MOST_NAMES = 4
 
@@ -35,7 +38,8 @@ _MOST_NAMES = 4
 class Separation:
     """A direction along which the likelihood rises forever."""
 
-    complete: bool
+    complete: bool | None
+    """None: not known."""
     apart: list[tuple[int, int]]
     """The pairs of classes that it tells apart."""
     features: NDArray[np.int64]
@@ -45,10 +49,10 @@ class Separation:
         """What is separated by what, in words."""
         names = [f"feature {j}" if feature_names is None else str(feature_names[j]) for j in self.features]
         pairs = [f"{classes[a]} and {classes[b]}" for a, b in self.apart]
-        kind = "completely separated" if self.complete else "quasi-completely separated (some rows lie on the boundary)"
+        kind = "" if self.complete is None else "completely " if self.complete else "quasi-completely "
         return (
-            f"The classes are {kind}: {_listed(pairs)}, by {_listed(names) or 'the intercept'}. So without penalty the "
-            "likelihood has no maximum and the coefficients grow without limit. Set a finite C."
+            f"The classes are {kind}separated: {_listed(pairs)}, by {_listed(names) or 'the intercept'}. So without "
+            "penalty the likelihood has no maximum and the coefficients grow without limit. Set a finite C."
         )
 
 
@@ -60,7 +64,7 @@ def _listed(names: list[str]) -> str:
 def find_separation(source: Source, coef: Matrix, intercept: Vector, *, fit_intercept: bool) -> Separation | None:
     """A separation of the rows, if there is one; coef (M, p) and intercept (M,) are where an unpenalised fit ended.
 
-    None too where the linear programmes would be too large, unless the fit itself separates the classes completely.
+    None too where it takes more than the fit itself or one feature, and the linear programmes would be too large.
     """
     search = _Search(source, fit_intercept=fit_intercept)
     fitted = np.zeros((source.n_classes, search.width))
@@ -70,13 +74,17 @@ def find_separation(source: Source, coef: Matrix, intercept: Vector, *, fit_inte
         fitted[first:, -1] = intercept + coef @ search.center
     if search.check(fitted):
         return search.separation(fitted, complete=True)
+    direction = search.by_one_feature()
     if search.n_unknowns > _MOST_UNKNOWNS:
-        return None
-    direction = search.maximise(of_least=False)
+        return None if direction is None else search.separation(direction, complete=None)
+    if direction is None:
+        direction, _ = search.maximise(of_least=False)
     if direction is None:
         return None
-    everywhere = search.maximise(of_least=True)
-    return search.separation(direction if everywhere is None else everywhere, complete=everywhere is not None)
+    everywhere, proved = search.maximise(of_least=True)
+    if everywhere is not None:
+        return search.separation(everywhere, complete=True)
+    return search.separation(direction, complete=False if proved else None)
 
 
 class _Search:
@@ -88,7 +96,8 @@ class _Search:
         self._fit_intercept = fit_intercept
         self.width = source.n_features + fit_intercept
         self.n_unknowns = (self._n_classes - 1) * self.width
-        self._n_entering = 2 * self.n_unknowns if self.n_unknowns <= _MOST_UNKNOWNS else 0
+        few = self.n_unknowns <= _MOST_UNKNOWNS
+        self._n_entering = _MOST_ELEMENTS // (4 * self.n_unknowns) if few else 0
         moments = source.moments()
         self.center = moments.feature_mean if fit_intercept else np.zeros(source.n_features)
         spread = np.sqrt(moments.feature_variance + (0 if fit_intercept else moments.feature_mean**2))
@@ -117,11 +126,34 @@ class _Search:
         entering[np.arange(len(rows)), margins.labels] = rows
         entering[np.arange(len(rows)), margins.others] = -rows
         # Class 0 is the reference: adding one vector to all classes changes no margin.
-        self._entering = entering[:, 1:].reshape(len(rows), -1)[margins.least <= _TIE]
+        self._entering = entering[:, 1:].reshape(len(rows), self.n_unknowns)[margins.least <= _TIE]
         return bool((self._lowest > _TIE).all())
 
-    def maximise(self, *, of_least: bool) -> Matrix | None:
-        """A D with no negative margin, and with the sum of all, or the least, > 0; None if there is none, or too large.
+    def by_one_feature(self) -> Matrix | None:
+        """A D of one feature and the intercept, with no negative margin and some > 0."""
+        least, greatest = self._source.extremes()
+        present = np.isfinite(least).all(axis=1)
+        low, high = least[present], greatest[present]
+        for thresholds in high if self._fit_intercept else np.zeros((1, self._source.n_features)):
+            above, below = (low >= thresholds) & (high > thresholds), (high <= thresholds) & (low < thresholds)
+            on = (low == thresholds) & (high == thresholds)
+            # The classes that stay on the threshold go with the others of one side.
+            above = np.where(above.any(axis=0), above, on)
+            apart = (above | below | on).all(axis=0) & above.any(axis=0) & ~above.all(axis=0)
+            for j in np.flatnonzero(apart & self._used):
+                direction = np.zeros((self._n_classes, self.width))
+                rising = np.flatnonzero(present)[above[:, j]]
+                direction[rising, j] = 1.0
+                if self._fit_intercept:
+                    direction[rising, -1] = (self.center[j] - thresholds[j]) / self.spread[j]
+                self.check(direction)
+                # Else it is a matter of rounding.
+                if (self._lowest >= -_TIE).all() and (self._highest > _TIE).any():
+                    return direction
+        return None
+
+    def maximise(self, *, of_least: bool) -> tuple[Matrix | None, bool]:
+        """A D with no negative margin, and with the sum of all, or the least, > 0; or None, and if it is proved so.
 
         `check` has looked at some direction before.
         """
@@ -129,7 +161,7 @@ class _Search:
         for _ in range(_ROUNDS):
             self._constraints = np.unique(np.vstack([self._constraints, self._entering]), axis=0)
             if self._constraints.size > _MOST_ELEMENTS:
-                return None
+                break
             matrix, n_constraints = self._constraints, len(self._constraints)
             if of_least:
                 matrix = np.column_stack([matrix, -np.ones(n_constraints)])
@@ -142,20 +174,20 @@ class _Search:
                 options={"primal_feasibility_tolerance": 1e-10},
             )
             if result.x is None:
-                return None
+                break
             direction = np.zeros((self._n_classes, self.width))
             direction[1:] = result.x[: self.n_unknowns].reshape(-1, self.width)
             everywhere = self.check(direction)
             if everywhere or (not of_least and (self._lowest >= -_TIE).all()):
-                return direction if (self._highest > _TIE).any() else None
+                return (direction, True) if (self._highest > _TIE).any() else (None, True)
             if of_least and result.x[-1] <= _TIE:
-                return None
+                return None, True
             known = {row.tobytes() for row in self._constraints}
             if all(row.tobytes() in known for row in self._entering):
-                return None
-        return None
+                break
+        return None, False
 
-    def separation(self, direction: Matrix, *, complete: bool) -> Separation:
+    def separation(self, direction: Matrix, *, complete: bool | None) -> Separation:
         """What a direction that has been found means."""
         self.check(direction)
         apart = (self._highest > _TIE) & np.isfinite(self._highest)

@@ -83,6 +83,10 @@ class Source(Protocol):
         """Weighted sums over the rows: the loss's Hessian at coef and intercept times a direction, shaped like them."""
         ...
 
+    def extremes(self) -> tuple[Matrix, Matrix]:
+        """Least and greatest value of each feature in each class, (K, p), of rows with a weight; inf, -inf if none."""
+        ...
+
     def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
         """Margins of the logits z = coef (x - center) + intercept, coef (K, p), and the n_least lowest."""
         ...

@@ -94,6 +94,20 @@ class DenseSource:
             n_threads=self._n_threads,
         )
 
+    def extremes(self) -> tuple[Matrix, Matrix]:
+        """Least and greatest value of each feature in each class, (K, p), chunk by chunk."""
+        shape = self.n_classes, self.n_features
+        least, greatest, begin = np.full(shape, np.inf), np.full(shape, -np.inf), 0
+        for x in self._chunks():
+            chunk = slice(begin, begin + len(x))
+            begin += len(x)
+            counts = np.ones(len(x), dtype=bool) if self._weight is None else self._weight[chunk] > 0
+            for label in np.unique(self._labels[chunk][counts]):
+                rows = x[counts & (self._labels[chunk] == label)]
+                np.minimum(least[label], rows.min(axis=0), out=least[label])
+                np.maximum(greatest[label], rows.max(axis=0), out=greatest[label])
+        return least, greatest
+
     def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
         """Margins of the logits coef (x - center) + intercept, in float64, chunk by chunk, and the n_least lowest."""
         n_classes = self.n_classes
