@@ -174,14 +174,6 @@ def test_rows_without_weight_do_not_count(rng):
         SoftmaxRegression(C=np.inf).fit(X, y, sample_weight=(y == clean))
 
 
-def test_a_class_without_weight_is_separated_by_the_intercept(rng):
-    X, y = overlapping(rng)
-    result = found(X, y, (y != 1).astype(float))
-    assert result.apart == [(0, 1), (1, 2)]
-    assert len(result.features) == 0
-    assert "by the intercept" in result.describe(np.arange(3), None)
-
-
 def test_many_unknowns_still_tell_what_is_cheap(monkeypatch, rng):
     monkeypatch.setattr(separation, "_MOST_UNKNOWNS", 1)
     X, y = overlapping(rng)
