@@ -22,8 +22,8 @@ class Iteration:
     ----------
     iteration : int
         Iterations so far; 0 at the start.
-    n_passes : int
-        Evaluations of loss and gradient over all rows so far.
+    n_passes : float
+        Evaluations of loss and gradient over all rows so far, plus 1.5 for each product with the Hessian.
     time : float
         Seconds since the start.
     objective : float
@@ -36,7 +36,7 @@ class Iteration:
     """
 
     iteration: int
-    n_passes: int
+    n_passes: float
     time: float
     objective: float
     gap: float
@@ -88,7 +88,7 @@ class Progress:
             self._task = self._bar.add_task(self._name, total=1.0)
         return self
 
-    def update(self, n_passes: int, objective: float, measure: float) -> None:
+    def update(self, n_passes: float, objective: float, measure: float) -> None:
         """One iteration: passes so far, objective, and the measure that has to fall to the goal."""
         if not self._verbose:
             return

@@ -316,7 +316,10 @@ def test_scikit_learns_own_checks():
         ({"l1_ratio": None}, "l1_ratio must be"),
         ({"sparsity": "row"}, "sparsity must be 'coefficient' or 'feature', got 'row'"),
         ({"solver": "lbfgs", "l1_ratio": 0.1}, "solver must be 'auto' or 'proximal-newton' with L1, got 'lbfgs'"),
-        ({"solver": "proximal-newton"}, "solver must be 'auto' or 'lbfgs' without L1, got 'proximal-newton'"),
+        (
+            {"solver": "proximal-newton"},
+            "solver must be 'auto', 'lbfgs' or 'newton-cg' without L1, got 'proximal-newton'",
+        ),
     ],
 )
 def test_bad_parameters_are_named(parameters, message):

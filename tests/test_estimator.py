@@ -259,7 +259,7 @@ def test_short_fit_warns_and_tells_what_it_reached(random_problem):
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 1, 2, 2]])
 def test_separable_classes_without_penalty_are_named_as_such(labels):
     X = np.array([[-2.0], [-1.0], [1.0], [2.0]]) if max(labels) == 1 else np.eye(4)
-    with pytest.warns(ConvergenceWarning, match="separable"):
+    with pytest.warns(ConvergenceWarning, match="completely separated"):
         model = SoftmaxRegression(C=np.inf).fit(X, labels)
     assert not model.converged_
     assert np.isfinite(model.coef_).all()
@@ -280,7 +280,7 @@ BAD_PARAMETERS = [
     ({"tol": np.inf}, "tol must be"),
     ({"max_iter": 0}, "max_iter must be"),
     ({"max_iter": 1.5}, "max_iter must be"),
-    ({"solver": "saga"}, "solver must be 'auto', 'lbfgs' or 'proximal-newton', got 'saga'"),
+    ({"solver": "saga"}, "solver must be 'auto', 'lbfgs', 'newton-cg' or 'proximal-newton', got 'saga'"),
     ({"n_threads": 0}, "n_threads must be"),
     ({"callback": 3}, "callback must be None or callable, got 3"),
     ({"class_weight": "heavy"}, "class_weight"),

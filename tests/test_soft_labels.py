@@ -296,7 +296,7 @@ def test_rows_that_miss_the_sum_one_count_by_their_sum(rng):
 def test_soft_labels_have_a_maximum_likelihood_where_hard_ones_have_none(rng):
     X = np.linspace(-1, 1, 40)[:, None]
     hard = (X[:, 0] > 0).astype(int)
-    with pytest.warns(ConvergenceWarning, match="separable"):
+    with pytest.warns(ConvergenceWarning, match="separated"):
         SoftmaxRegression(C=np.inf).fit(X, np.eye(2)[hard])
     confident = SoftmaxRegression(C=np.inf).fit(X, np.where(np.eye(2)[hard] == 1, 0.99, 0.01))
     assert confident.converged_
@@ -306,7 +306,7 @@ def test_soft_labels_have_a_maximum_likelihood_where_hard_ones_have_none(rng):
     assert overlap.converged_
     assert overlap.objective_ < np.log(2) / 40
     X[::7] *= -1
-    with pytest.warns(ConvergenceWarning, match="separable"):
+    with pytest.warns(ConvergenceWarning, match="separated"):
         SoftmaxRegression(C=np.inf).fit(X, hard, offset=rng.normal(size=40))
 
 

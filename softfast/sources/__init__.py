@@ -55,6 +55,22 @@ class RowSample:
             proba += share * self.targets
 
 
+@dataclass(frozen=True)
+class Margins:
+    """Of rows with a weight, margins z_label - z_k over the sum of the absolute values of their terms, k not the label.
+
+    lowest, highest : (K, K), of the rows with each label, towards each class k; inf, -inf where there are none
+    least : (m,), the lowest of all, in no order, with X (m, p) float64, labels (m,) and `others` (m,), the k
+    """
+
+    lowest: Matrix
+    highest: Matrix
+    least: Vector
+    X: Matrix
+    labels: NDArray[np.int64]
+    others: NDArray[np.int64]
+
+
 class Source(Protocol):
     """n rows with p features, targets over K classes, and weights whose sum is `total_weight`; maybe offsets."""
 
@@ -85,4 +101,18 @@ class Source(Protocol):
         coef (M, p) with M = K, or M = K - 1 where class 0 is the reference class, whose logits are 0
         but for the offsets.
         """
+        ...
+
+    def hessian_vector(
+        self, coef: Matrix, intercept: Vector, direction: Matrix, direction_intercept: Vector
+    ) -> tuple[Matrix, Vector]:
+        """Weighted sums over the rows: the loss's Hessian at coef and intercept times a direction, shaped like them."""
+        ...
+
+    def extremes(self) -> tuple[Matrix, Matrix]:
+        """Least and greatest value of each feature in each class, (K, p), of rows with a weight; inf, -inf if none."""
+        ...
+
+    def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
+        """Margins of the logits z = coef (x - center) + intercept, coef (K, p), and the n_least lowest."""
         ...

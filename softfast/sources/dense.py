@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softfast import _core
-from softfast.sources import Matrix, Moments, RowSample, Vector
+from softfast.sources import Margins, Matrix, Moments, RowSample, Vector
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows
 
@@ -121,3 +121,65 @@ class DenseSource:
         return _core.default.loss_gradient(
             rows, self._targets, coef, intercept, self.n_classes, n_threads=self._n_threads
         )
+
+    def hessian_vector(
+        self, coef: Matrix, intercept: Vector, direction: Matrix, direction_intercept: Vector
+    ) -> tuple[Matrix, Vector]:
+        """The loss's Hessian at coef and intercept, summed over the rows, times a direction; in float64."""
+        return _core.default.hessian_vector(
+            self._rows,
+            self._targets,
+            coef,
+            intercept,
+            direction,
+            direction_intercept,
+            self.n_classes,
+            n_threads=self._n_threads,
+        )
+
+    def extremes(self) -> tuple[Matrix, Matrix]:
+        """Least and greatest value of each feature in each class, (K, p), chunk by chunk."""
+        shape = self.n_classes, self.n_features
+        least, greatest, begin = np.full(shape, np.inf), np.full(shape, -np.inf), 0
+        for x in self._chunks():
+            chunk = slice(begin, begin + len(x))
+            begin += len(x)
+            counts = np.ones(len(x), dtype=bool) if self._weight is None else self._weight[chunk] > 0
+            for label in np.unique(self._q[chunk][counts]):
+                rows = x[counts & (self._q[chunk] == label)]
+                np.minimum(least[label], rows.min(axis=0), out=least[label])
+                np.maximum(greatest[label], rows.max(axis=0), out=greatest[label])
+        return least, greatest
+
+    def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
+        """Margins of the logits coef (x - center) + intercept, in float64, chunk by chunk, and the n_least lowest."""
+        n_classes = self.n_classes
+        lowest, highest = np.full((n_classes, n_classes), np.inf), np.full((n_classes, n_classes), -np.inf)
+        least, places = np.empty(0), np.empty(0, dtype=np.int64)
+        step = max(1, _CHUNK_BYTES // (8 * max(self.n_features, n_classes)))
+        for begin in range(0, self.n_rows, step):
+            chunk = slice(begin, begin + step)
+            labels = self._q[chunk]
+            x = self._X[chunk].astype(np.float64) - center
+            z, size = x @ coef.T + intercept, np.abs(x) @ np.abs(coef).T + np.abs(intercept)
+            own = np.arange(len(x)), labels
+            size = size + size[own][:, None]
+            margins = np.divide(z[own][:, None] - z, size, out=np.zeros_like(z), where=size > 0)
+            counts = np.ones(len(x), dtype=bool) if self._weight is None else self._weight[chunk] > 0
+            for label in np.unique(labels[counts]):
+                rows = margins[counts & (labels == label)]
+                np.minimum(lowest[label], rows.min(axis=0), out=lowest[label])
+                np.maximum(highest[label], rows.max(axis=0), out=highest[label])
+            margins[own] = np.inf
+            margins[~counts] = np.inf
+            flat = np.concatenate([least, margins.ravel()])
+            where = np.concatenate([places, np.arange(begin * n_classes, begin * n_classes + margins.size)])
+            kept = np.argpartition(flat, n_least)[:n_least] if len(flat) > n_least else np.arange(len(flat))
+            least, places = flat[kept], where[kept]
+        diagonal = np.diag_indices(n_classes)
+        lowest[diagonal], highest[diagonal] = np.inf, -np.inf
+        fine = np.isfinite(least)
+        least, places = least[fine], places[fine]
+        rows = places // n_classes
+        X = self._X[rows].astype(np.float64)
+        return Margins(lowest, highest, least, X, self._q[rows], places % n_classes)

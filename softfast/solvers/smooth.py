@@ -1,0 +1,97 @@
+"""What solvers of smooth convex functions share: an evaluation, a line search, and how to tell that all is done."""
+
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+Status = Literal["stopped", "max_iter", "stalled"]
+
+
+class Evaluation(Protocol):
+    """A point with the function's value and gradient there."""
+
+    @property
+    def x(self) -> Vector:
+        """Where."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """The function at x."""
+        ...
+
+    @property
+    def gradient(self) -> Vector:
+        """Its gradient at x."""
+        ...
+
+
+E = TypeVar("E", bound=Evaluation)
+
+# Armijo and curvature constants of the Wolfe conditions.
+_DECREASE, _CURVATURE = 1e-4, 0.9
+# Values closer than this, relative, can't be told apart; the slopes decide then.
+_VALUE_NOISE = 1e-14
+# Iterations without progress after which there will be none.
+_PATIENCE = 20
+
+
+class Patience:
+    """Counts the iterations since the value or the gradient was last smaller than ever before."""
+
+    def __init__(self) -> None:
+        self._lowest_value = self._smallest_gradient = float("inf")
+        self._idle = 0
+
+    def ends(self, point: Evaluation) -> bool:
+        """Whether it ends with this iterate: rounding has ended all progress."""
+        size = float(np.abs(point.gradient).max(initial=0.0))
+        improved = point.value < self._lowest_value - _VALUE_NOISE * abs(point.value) or size < self._smallest_gradient
+        self._idle = 0 if improved else self._idle + 1
+        self._lowest_value = min(self._lowest_value, point.value)
+        self._smallest_gradient = min(self._smallest_gradient, size)
+        return self._idle == _PATIENCE
+
+
+def line_search(objective: Callable[[Vector], E], point: E, direction: Vector, slope: float, step: float) -> E | None:
+    """A point that satisfies the Wolfe conditions, by bracketing and cubic interpolation; None if there is none.
+
+    Near the minimum the decrease drowns in rounding; then the slope decides alone, as in the approximate Wolfe
+    conditions of Hager and Zhang (2005).
+    """
+    noise = _VALUE_NOISE * abs(point.value)
+    low, low_value, low_slope = 0.0, point.value, slope
+    high = high_value = high_slope = float("nan")
+    for _ in range(40):
+        trial = objective(point.x + step * direction)
+        trial_slope = float(direction @ trial.gradient)
+        fine = np.isfinite(trial.value) and np.isfinite(trial_slope)
+        decreased = fine and trial.value <= point.value + _DECREASE * step * slope
+        flat = fine and trial.value <= point.value + noise and trial_slope <= (2 * _DECREASE - 1) * slope
+        if not (decreased or flat):
+            high, high_value, high_slope = step, trial.value, trial_slope
+        elif trial_slope < _CURVATURE * slope:
+            low, low_value, low_slope = step, trial.value, trial_slope
+        else:
+            return trial
+        if np.isnan(high):
+            step = 4 * low
+            continue
+        if high - low <= 1e-15 * high:
+            return None
+        step = _cubic_minimum(low, low_value, low_slope, high, high_value, high_slope)
+        # Keep away from the ends, so that the bracket shrinks.
+        margin = 0.1 * (high - low)
+        step = min(max(step, low + margin), high - margin) if np.isfinite(step) else low + 0.5 * (high - low)
+    return None
+
+
+def _cubic_minimum(a: float, f_a: float, d_a: float, b: float, f_b: float, d_b: float) -> float:
+    """The minimum of the cubic through values and slopes at a and b (Nocedal and Wright 2006, equation 3.59)."""
+    with np.errstate(all="ignore"):
+        first = d_a + d_b - 3 * (f_a - f_b) / (a - b)
+        root = np.sqrt(first * first - d_a * d_b)
+        return float(b - (b - a) * (d_b + root - first) / (d_b - d_a + 2 * root))
