@@ -12,7 +12,10 @@ cdef double WORK_BETWEEN_SIGNALS = 2e9
 
 
 cdef int arithmetic_of(dtype) except -1:
-    return SF_F32 if dtype == np.float32 else SF_F64
+    real = np.dtype(dtype)
+    if real not in (np.float32, np.float64):
+        raise ValueError(f"arithmetic is float32 or float64, not {real}")
+    return SF_F32 if real == np.float32 else SF_F64
 
 
 cdef struct evaluation:
