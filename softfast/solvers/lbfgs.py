@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from softfast.solvers.smooth import E, Patience, Status, Vector, line_search
+from softfast.solvers.iteration import E, Patience, Status, Vector, line_search
 
 _MEMORY = 20
 # When the metric is taken: often while the point moves far, then every 30 iterations.
@@ -36,7 +36,7 @@ def lbfgs(
     for iteration in range(max_iter):
         if stop(point):
             return point, iteration, "stopped"
-        if patience.ends(point):
+        if patience.ends(point.value, float(np.abs(point.gradient).max(initial=0.0))):
             return point, iteration, "stalled"
         if iteration in _METRIC_ITERATIONS or (iteration and iteration % _METRIC_ITERATIONS[-1] == 0):
             inverse = metric(point)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from softfast.solvers.smooth import E, Patience, Status, Vector, line_search
+from softfast.solvers.iteration import E, Patience, Status, Vector, line_search
 
 # The forcing term, the residual of the Newton system in units of the gradient: at most _LOOSEST, and
 # _FORCING (|g| / |g before|)^2, which an iteration lowers to no less than _FORCING times its own square while that is
@@ -48,7 +48,7 @@ def newton_cg(
     for iteration in range(max_iter):
         if stop(point):
             return point, iteration, "stopped"
-        if patience.ends(point):
+        if patience.ends(point.value, float(np.abs(point.gradient).max(initial=0.0))):
             return point, iteration, "stalled"
         if worn:
             inverse = metric(point)

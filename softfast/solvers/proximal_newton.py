@@ -18,37 +18,17 @@ diagonal one, which then is limited-memory BFGS (Scheinberg and Tang 2016).
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from softfast._descent import descend
+from softfast.solvers.iteration import DECREASE, VALUE_NOISE, E, Evaluation, Patience, Status, Vector
 
-Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Status = Literal["stopped", "max_iter", "stalled"]
-
-
-class Evaluation(Protocol):
-    """A point with f + N and the gradient of f there."""
-
-    @property
-    def x(self) -> Vector:
-        """Where."""
-        ...
-
-    @property
-    def value(self) -> float:
-        """Of f + N at x."""
-        ...
-
-    @property
-    def gradient(self) -> Vector:
-        """The gradient of f at x."""
-        ...
 
 
 class Groups(Protocol):
@@ -94,14 +74,7 @@ class Curvature(Protocol):
         ...
 
 
-E = TypeVar("E", bound=Evaluation)
-
-_DECREASE = 1e-4
-# Values closer than this, relative, can't be told apart.
-_VALUE_NOISE = 1e-14
 _MEMORY = 20
-# Iterations without progress after which there will be none.
-_PATIENCE = 20
 # When an estimate of the Hessian is taken anew, besides when the working set grows: often at first.
 _CURVATURE_ITERATIONS = (0, 4, 12, 30)
 # After a step had to be shortened the model gets this multiple of the identity, times the violation of the conditions
@@ -139,17 +112,14 @@ def proximal_newton(
     pairs: deque[tuple[Vector, Vector]] = deque(maxlen=_MEMORY)
     model: Curvature | None = None
     fresh, damping = False, 0.0
-    lowest_value, smallest_violation, idle = float("inf"), float("inf"), 0
+    patience = Patience()
     for iteration in range(max_iter):
         if stop(point):
             return point, iteration, "stopped"
         violation = partition.violation(point)
         worst = float(violation.max(initial=0.0))
-        improved = point.value < lowest_value - _VALUE_NOISE * abs(point.value) or worst < smallest_violation
-        idle = 0 if improved else idle + 1
-        if idle == _PATIENCE:
+        if patience.ends(point.value, worst):
             return point, iteration, "stalled"
-        lowest_value, smallest_violation = min(lowest_value, point.value), min(smallest_violation, worst)
         wanted = partition.working_set(point, violation, largest)
         due = iteration in _CURVATURE_ITERATIONS or iteration % _CURVATURE_ITERATIONS[-1] == 0
         if model is None or due or model.exact or not np.isin(wanted, model.coordinates).all():
@@ -395,12 +365,12 @@ def _line_search(
     if not expected < 0:
         expected = 0.0
     worst = float(partition.violation(point).max(initial=0.0))
-    noise = _VALUE_NOISE * abs(point.value)
+    noise = VALUE_NOISE * abs(point.value)
     step = 1.0
     for _ in range(40):
         trial = objective(target if step == 1 else point.x + step * direction)
         fine = np.isfinite(trial.value) and np.isfinite(trial.gradient).all()
-        if fine and expected < 0 and trial.value <= point.value + _DECREASE * step * expected:
+        if fine and expected < 0 and trial.value <= point.value + DECREASE * step * expected:
             return trial, step
         flat = fine and trial.value <= point.value + noise
         if flat and float(partition.violation(trial).max(initial=0.0)) < worst:

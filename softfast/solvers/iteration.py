@@ -1,4 +1,4 @@
-"""What solvers of smooth convex functions share: an evaluation, a line search, and how to tell that all is done."""
+"""What solvers share: an evaluation, when to give up, and the line search for smooth functions."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
@@ -32,27 +32,26 @@ class Evaluation(Protocol):
 E = TypeVar("E", bound=Evaluation)
 
 # Armijo and curvature constants of the Wolfe conditions.
-_DECREASE, _CURVATURE = 1e-4, 0.9
+DECREASE, _CURVATURE = 1e-4, 0.9
 # Values closer than this, relative, can't be told apart; the slopes decide then.
-_VALUE_NOISE = 1e-14
+VALUE_NOISE = 1e-14
 # Iterations without progress after which there will be none.
 _PATIENCE = 20
 
 
 class Patience:
-    """Counts the iterations since the value or the gradient was last smaller than ever before."""
+    """Counts the iterations since the value or what should vanish was last smaller than ever before."""
 
     def __init__(self) -> None:
-        self._lowest_value = self._smallest_gradient = float("inf")
+        self._lowest_value = self._smallest = float("inf")
         self._idle = 0
 
-    def ends(self, point: Evaluation) -> bool:
+    def ends(self, value: float, vanishing: float) -> bool:
         """Whether it ends with this iterate: rounding has ended all progress."""
-        size = float(np.abs(point.gradient).max(initial=0.0))
-        improved = point.value < self._lowest_value - _VALUE_NOISE * abs(point.value) or size < self._smallest_gradient
+        improved = value < self._lowest_value - VALUE_NOISE * abs(value) or vanishing < self._smallest
         self._idle = 0 if improved else self._idle + 1
-        self._lowest_value = min(self._lowest_value, point.value)
-        self._smallest_gradient = min(self._smallest_gradient, size)
+        self._lowest_value = min(self._lowest_value, value)
+        self._smallest = min(self._smallest, vanishing)
         return self._idle == _PATIENCE
 
 
@@ -62,15 +61,15 @@ def line_search(objective: Callable[[Vector], E], point: E, direction: Vector, s
     Near the minimum the decrease drowns in rounding; then the slope decides alone, as in the approximate Wolfe
     conditions of Hager and Zhang (2005).
     """
-    noise = _VALUE_NOISE * abs(point.value)
+    noise = VALUE_NOISE * abs(point.value)
     low, low_value, low_slope = 0.0, point.value, slope
     high = high_value = high_slope = float("nan")
     for _ in range(40):
         trial = objective(point.x + step * direction)
         trial_slope = float(direction @ trial.gradient)
         fine = np.isfinite(trial.value) and np.isfinite(trial_slope)
-        decreased = fine and trial.value <= point.value + _DECREASE * step * slope
-        flat = fine and trial.value <= point.value + noise and trial_slope <= (2 * _DECREASE - 1) * slope
+        decreased = fine and trial.value <= point.value + DECREASE * step * slope
+        flat = fine and trial.value <= point.value + noise and trial_slope <= (2 * DECREASE - 1) * slope
         if not (decreased or flat):
             high, high_value, high_slope = step, trial.value, trial_slope
         elif trial_slope < _CURVATURE * slope:
