@@ -50,7 +50,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         Whether the logits have an intercept.
     class_weight : dict, "balanced" or None, default None
         Weights of the classes, {label: weight}; "balanced" weighs every class inversely to its frequency. They
-        multiply `sample_weight`.
+        multiply `sample_weight`; a row of soft labels counts as K rows, weighted with its probabilities.
     solver : {"auto", "lbfgs", "newton-cg", "proximal-newton"}, default "auto"
         The algorithm; "auto" chooses. "lbfgs", its choice, and "newton-cg" are for an `l1_ratio` of 0;
         "proximal-newton" is for those above 0 with a finite `C`.
@@ -64,10 +64,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     n_threads : int or None, default None
         Threads; None takes those the process may use, one for small data. The fit has the same bits for any number.
     verbose : int, default 0
-        Above 0, progress: a bar in a terminal or notebook, records of the logger "softfast" elsewhere.
+        Above 0, progress: with rich a bar in a terminal or notebook, else records of the logger "softfast".
     callback : callable or None, default None
         Called as ``callback(it)`` at the start and after every iteration, in the thread that fits. `it` has
-        ``iteration``, ``n_passes``, ``time``, ``objective`` and ``gap`` as in `history_`, and ``coef`` and
+        ``iteration``, ``n_passes`` ("pass" in `history_`), ``time``, ``objective`` and ``gap``, and ``coef`` and
         ``intercept``, which are computed when asked for. The fit stops there if it returns a true value; an exception
         ends the fit and leaves the estimator as it was.
 
@@ -78,7 +78,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     coef_ : ndarray of shape (K, p), or (1, p) with two classes, float64
     intercept_ : ndarray of shape (K,) or (1,), float64
     converged_ : bool
-        Whether the fit is proved optimal to `tol`.
+        Whether the fit has converged as `tol` says; never where separation was found.
     duality_gap_ : float
         The objective exceeds the optimum by at most this much; NaN without penalty, where no certificate exists.
     objective_ : float
@@ -91,7 +91,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     solver_ : str
         The algorithm used.
     history_ : dict of str to ndarray
-        Of each iteration: "pass", "time" (seconds since the start), "objective" and "gap".
+        Of the start and each iteration: "pass", "time" (seconds since the start), "objective" and "gap".
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -180,8 +180,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         X : array_like of shape (n, p)
             Finite numbers; float32 and float64 are read where they lie, in C or F order. Data frames are accepted.
         y : array_like of shape (n,) or (n, K)
-            Labels of any kind, at least two different ones; or soft labels, K >= 2 probabilities whose rows sum to 1:
-            then the classes are 0..K-1.
+            Labels of any kind, at least two different ones; or soft labels, K >= 2 probabilities whose rows sum to 1,
+            each class above 0 in some row: then the classes are 0..K-1.
         sample_weight : array_like of shape (n,), optional
             Weights >= 0, not all zero.
         offset : array_like of shape (n, K), optional
@@ -202,7 +202,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            If the fit stops before it is proved optimal to `tol`; or if, without penalty, the classes are separated,
+            If the fit stops before it has converged; or if, without penalty, the classes are separated,
             completely or quasi-completely, so that there is no optimum: the message names classes and features.
         """
         before = dict(self.__dict__)

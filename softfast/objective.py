@@ -105,6 +105,7 @@ class SoftmaxObjective:
         self._intercept_scale = np.sqrt(frequency)
         self._certificate = Certificate(moments, self._penalty, self._first, self._target_means)
         self._uniform_product: Matrix | None = None
+        # `metric` and `curvature` each prepare it in their own way: a solver may ask an objective for one of them only.
         self._sample: RowSample | None = None
         self._whole = False
 

@@ -63,7 +63,7 @@ def single_threaded_blas() -> AbstractContextManager[Any]:
 
 
 def resolve_threads(n_threads: int | None, work: float) -> int:
-    """Threads for `work` floating-point operations; an explicit `n_threads` is taken at its word.
+    """Threads for `work` floating-point operations; an explicit `n_threads` is taken at its word, up to 1024.
 
     A process forked from one that had used threads stays on one: GNU's OpenMP would hang there.
     """

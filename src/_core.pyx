@@ -299,7 +299,8 @@ cdef class Kernels:
     def predict(self, Rows X not None, coef, intercept, ptrdiff_t n_classes, int map, *, int n_threads=1):
         """The map of the logits of every row, in the type of X: (n, K), or with IDENTITY (n, M).
 
-        Also, whether every logit was finite: none is where a row of X holds NaN or infinity.
+        Also, whether all logits were finite, of many classes the first of each row: a row of X with NaN or infinity in
+        it is never missed.
         """
         cdef sf_map sf = <sf_map>map
         if sf not in (SF_IDENTITY, SF_SOFTMAX, SF_LOG_SOFTMAX):

@@ -69,7 +69,8 @@ typedef struct {
     ptrdiff_t (*loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_targets *targets, const sf_model *model,
                                ptrdiff_t begin, ptrdiff_t end, void *scratch);
     /* out (n, M) of the arithmetic type with SF_IDENTITY, else (n, K), row stride out_stride: the map of the logits.
-     * Returns whether every logit was finite: none is where a row of X holds NaN or infinity. */
+     * Returns whether all logits were finite, of many classes the first of each row: a row of X with NaN or infinity in
+     * it is never missed. */
     int (*predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
                     ptrdiff_t begin, ptrdiff_t end, void *scratch);
     /* Adds the product of the Hessian at the model with the direction's coefficients to out; weight (n,) or NULL. */
