@@ -6,7 +6,6 @@ from libc.stdint cimport int64_t
 
 cdef extern from "softfast.h" nogil:
     enum: SF_ALIGNMENT
-    enum: SF_MAX_LANES
     enum: SF_OK
     ctypedef enum sf_map:
         SF_SOFTMAX

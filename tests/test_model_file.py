@@ -178,8 +178,6 @@ def put(*keys, value):
     return change
 
 
-STRINGS = {"dtype": "str", "values": ["a", "b", "c"]}
-
 BAD_METADATA = {
     "not JSON": ("{", "damaged: its entry 'softfast' is not JSON"),
     "deep": ("[" * 100_000, "is not JSON"),

@@ -38,7 +38,7 @@ def lbfgs(
             return point, iteration, "stopped"
         if patience.ends(point.value, float(np.abs(point.gradient).max(initial=0.0))):
             return point, iteration, "stalled"
-        if iteration in _METRIC_ITERATIONS or (iteration and iteration % _METRIC_ITERATIONS[-1] == 0):
+        if iteration in _METRIC_ITERATIONS or iteration % _METRIC_ITERATIONS[-1] == 0:
             inverse = metric(point)
         direction = -_inverse_hessian_product(pairs, inverse, point.gradient)
         slope = float(direction @ point.gradient)
