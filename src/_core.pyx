@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, wraparound=False, cdivision=True
 # cython: freethreading_compatible=True
 """The Cython kernel: fused loops over the whole batch, over the C kernels of one block of rows.
 
@@ -85,33 +85,28 @@ cdef class Rows:
 
     offset (n, K), C order, or None: what is added to the logits of the rows.
     """
-    cdef const float[:, :] f32
-    cdef const double[:, :] f64
-    cdef const double[:, ::1] offset
+    cdef cnp.ndarray X, offset                       # keep the memory that the view points to
     cdef sf_rows view
     cdef int real
     cdef readonly object dtype
 
-    def __init__(self, X, offset=None):
-        cdef ptrdiff_t itemsize = X.dtype.itemsize
-        self.dtype = X.dtype
+    def __init__(self, cnp.ndarray X not None, cnp.ndarray offset=None):
+        cdef ptrdiff_t itemsize = cnp.PyArray_ITEMSIZE(X)
+        if cnp.PyArray_NDIM(X) != 2:
+            raise ValueError(f"X must have shape (n, p), got {describe(X)}")
+        self.real = real_of(X)
+        self.X, self.dtype = X, X.dtype
+        self.view.data = cnp.PyArray_DATA(X)
+        self.view.n_rows, self.view.n_features = cnp.PyArray_DIM(X, 0), cnp.PyArray_DIM(X, 1)
         if offset is not None:
+            if not cnp.PyArray_ISCARRAY_RO(offset) or cnp.PyArray_TYPE(offset) != cnp.NPY_DOUBLE \
+                    or cnp.PyArray_NDIM(offset) != 2 or cnp.PyArray_DIM(offset, 0) != self.view.n_rows:
+                raise ValueError(f"offset, {describe(offset)}, does not belong to X, {describe(X)}")
             self.offset = offset
-            if self.offset.shape[0] != X.shape[0]:
-                raise ValueError(f"offset of {self.offset.shape[0]} rows for {X.shape[0]} rows")
-            self.view.offset = &self.offset[0, 0]
-            self.view.offset_stride = self.offset.shape[1]
-        if X.dtype == np.float32:
-            self.f32 = X
-            self.real = SF_F32
-            self.view.data = &self.f32[0, 0]
-        else:
-            self.f64 = X
-            self.real = SF_F64
-            self.view.data = &self.f64[0, 0]
-        self.view.n_rows, self.view.n_features = X.shape
+            self.view.offset = <const double *>cnp.PyArray_DATA(offset)
+            self.view.offset_stride = cnp.PyArray_DIM(offset, 1)
         # The stride along an axis of length 0 or 1 has no meaning, and any value: name it as the kernels like it.
-        cdef ptrdiff_t row_bytes = X.strides[0], feature_bytes = X.strides[1]
+        cdef ptrdiff_t row_bytes = cnp.PyArray_STRIDE(X, 0), feature_bytes = cnp.PyArray_STRIDE(X, 1)
         if self.view.n_features <= 1:
             feature_bytes = itemsize
         if self.view.n_rows <= 1:
@@ -119,7 +114,7 @@ cdef class Rows:
         self.view.row_stride, self.view.feature_stride = row_bytes // itemsize, feature_bytes // itemsize
         if self.view.row_stride != 1 and self.view.feature_stride != 1 or row_bytes % itemsize \
                 or feature_bytes % itemsize:
-            raise ValueError(f"X needs contiguous rows or columns, got strides {X.strides}")
+            raise ValueError(f"X needs contiguous rows or columns, got {describe(X)}")
 
     @property
     def n_rows(self):
@@ -231,6 +226,9 @@ cdef class Kernels:
     """The kernels of one instruction set over whole batches."""
     cdef const sf_kernels *table
 
+    def __cinit__(self):
+        self.table = sf_available()[0]
+
     @property
     def name(self):
         return self.table.name.decode()
@@ -271,6 +269,7 @@ cdef class Kernels:
 
     def gram(self, Rows X not None, const double[:, ::1] weight not None, *, int n_threads=1):
         """sum_i w_i x_i x_i^T, (g, p, p), for each of g rows of weights (g, n), computed in float64."""
+        _remember_threads(n_threads)
         cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features, n_weights = weight.shape[0], stride = sf_coef_stride(p)
         cdef ptrdiff_t block = sf_gram_rows(p), chunk
         cdef ptrdiff_t n_chunks = min(<ptrdiff_t>n_threads, n_weights)
@@ -282,7 +281,6 @@ cdef class Kernels:
         # Whole vectors are written: beyond the last column of a row, and of the last row too.
         padded = np.zeros(n_weights * p * stride + stride)
         cdef double[::1] sums = padded
-        _remember_threads(n_threads)
         cdef _Buffer scratch = _Buffer(scratch_bytes * max(1, n_chunks))
         if n and p:
             with nogil:
@@ -303,6 +301,7 @@ cdef class Kernels:
         it is never missed.
         """
         cdef sf_map sf = <sf_map>map
+        _remember_threads(n_threads)
         if sf not in (SF_IDENTITY, SF_SOFTMAX, SF_LOG_SOFTMAX):
             raise ValueError(f"no such map: {map}")
         cdef _Model model = _Model(coef, intercept, n_classes, X.real)
@@ -318,7 +317,6 @@ cdef class Kernels:
         cdef Rows target = Rows(out)
         cdef void *data = <void *>target.view.data
         cdef int n_not_finite = 0
-        _remember_threads(n_threads)
         with nogil:
             for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
                 n_not_finite += not kernels.predict(

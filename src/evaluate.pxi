@@ -27,6 +27,7 @@ cdef struct evaluation:
 
 cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models, list directions, int n_threads):
     """Sums over rows of S evaluations: losses (S,), products with X (S, M, p), products with 1 (S, M)."""
+    _remember_threads(n_threads)
     cdef ptrdiff_t n_evaluations = len(models), q
     cdef _Model model = models[0], other
     cdef Targets of_rows
@@ -39,6 +40,8 @@ cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models,
     cdef evaluation *evaluations = <evaluation *>memory.data
     for q in range(n_evaluations):
         model, of_rows, other = models[q], targets[q], models[q] if directions is None else directions[q]
+        if of_rows is None:
+            raise TypeError("targets must not hold None")
         for one in (model, other):
             X.check((<_Model>one).view.n_features, n_classes)
             if (<_Model>one).view.n_outputs != n_outputs:
@@ -68,7 +71,6 @@ cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models,
     for k in range(n_tasks * n_evaluations):
         part[k].coef = sums + k * size
         part[k].intercept = part[k].coef + coef_size
-    _remember_threads(n_threads)
 
     with nogil:
         first = 0

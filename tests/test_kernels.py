@@ -278,3 +278,32 @@ def test_floating_point_state_is_left_alone(kernels, dtype, n_classes, rng):
         call()
         assert (subnormal / 2 > 0).all()
         assert (subnormal * 1 == subnormal).all()
+
+
+def test_what_is_no_array_of_rows_is_refused_by_name():
+    for X in (np.ones((2, 3), dtype=np.float16), np.ones(3), np.ones((2, 3)).astype(">f8")):
+        with pytest.raises(ValueError, match="kernels take|X must have shape"):
+            _core.Rows(X)
+    unaligned = np.zeros(2 * 3 * 8 + 1, dtype=np.uint8)[1:].view(np.float64).reshape(2, 3)
+    with pytest.raises(ValueError, match="aligned"):
+        _core.Rows(unaligned)
+    with pytest.raises(ValueError, match="offset"):
+        _core.Rows(np.ones((2, 3)), np.ones((3, 2)))
+
+
+def test_bad_calls_of_the_binding_are_errors():
+    kernels, rows, targets = _core.default, _core.Rows(np.ones((2, 3))), _core.Targets(np.array([0, 1]))
+    coef, intercept = np.zeros((2, 3)), np.zeros(2)
+    with pytest.raises(TypeError, match="targets"):
+        kernels.loss_gradient_stack(rows, [None], coef[None], intercept[None], 2)
+    for call in (
+        lambda n: kernels.loss_gradient(rows, targets, coef, intercept, 2, n_threads=n),
+        lambda n: kernels.predict(rows, coef, intercept, 2, _core.SOFTMAX, n_threads=n),
+        lambda n: kernels.gram(rows, np.ones((1, 2)), n_threads=n),
+    ):
+        for n_threads in (0, -1):
+            with pytest.raises(ValueError, match="n_threads"):
+                call(n_threads)
+    with pytest.raises(ValueError, match="arithmetic"):
+        kernels.loss_gradient(rows, targets, coef, intercept, 2, arithmetic="float16")
+    assert repr(type(kernels)()) == repr(kernels)
