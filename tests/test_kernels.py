@@ -282,7 +282,7 @@ def test_floating_point_state_is_left_alone(kernels, dtype, n_classes, rng):
 
 def test_what_is_no_array_of_rows_is_refused_by_name():
     for X in (np.ones((2, 3), dtype=np.float16), np.ones(3), np.ones((2, 3)).astype(">f8")):
-        with pytest.raises(ValueError, match="kernels take|X must have shape"):
+        with pytest.raises(ValueError, match=r"kernels take|X must have shape"):
             _core.Rows(X)
     unaligned = np.zeros(2 * 3 * 8 + 1, dtype=np.uint8)[1:].view(np.float64).reshape(2, 3)
     with pytest.raises(ValueError, match="aligned"):
