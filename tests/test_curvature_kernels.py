@@ -237,9 +237,12 @@ def test_wrong_shapes_are_refused(kernels, n_classes, rng):
     refused("19 weights for 20 rows", kernels.gram, rows, np.ones((2, 19)))
     refused("at least 1", kernels.gram, rows, np.ones((2, 20)), n_threads=0)
     refused("dimensions", kernels.gram, rows, np.ones(20))
-    refused("offset of 19 rows for 20 rows", _core.Rows, X, np.zeros((19, n_classes)))
-    refused("dtype mismatch", _core.Rows, X, np.zeros((20, n_classes), dtype=np.float32))
-    refused("contiguous", _core.Rows, X, np.zeros((20, 2 * n_classes))[:, ::2])
+    for offset in (
+        np.zeros((19, n_classes)),
+        np.zeros((20, n_classes), dtype=np.float32),
+        np.zeros((20, 2 * n_classes))[:, ::2],
+    ):
+        refused("offset, .* does not belong to X", _core.Rows, X, offset)
     narrow, message = _core.Rows(X, np.zeros((20, n_classes - 1))), f"offset has {n_classes - 1} columns"
     refused(message, kernels.loss_gradient, narrow, targets, *model, n_classes)
     refused(message, product, narrow, targets, *model, *model, n_classes)
