@@ -66,7 +66,8 @@ def _whole_inverse(
     hessian = np.empty((n_outputs, width, n_outputs, width))
     for k in range(n_outputs):
         curvature = -weight * proba[k] * proba[k:]
-        curvature[0] += weight * proba[k]
+        # Not p minus p^2, which cancels where p is near 1.
+        curvature[0] = weight * proba[k] * (1 - proba[k])
         blocks = _core.default.gram(rows, curvature, n_threads=n_threads)
         blocks /= scale[k][:, None] * scale[k:, None, :]
         hessian[k, :, k:] = blocks.transpose(1, 0, 2)
