@@ -88,7 +88,7 @@ class Certificate:
         # Rounding: of the scalar terms, and of the sums that make the gradient (abs(residual) <= 1 row by row). An
         # error of g counts by the intercept of centred features: what it moves there by the mean, G's moves back.
         noise = 8 * _EPS * float(np.sqrt(coef.shape[0])) * float(np.linalg.norm(self._moments.feature_size))
-        centred = float(np.abs(intercept + coef @ self._moments.feature_mean).sum())
+        centred = float(np.abs(intercept + coef @ self._moments.feature_mean).max())
         scalar = loss + abs(linear) + centred + 0.5 * ridge * float(np.vdot(coef, coef)) + self._moments.offset_size
         scalar *= 8 * _EPS
         gap = (float(np.linalg.norm(gradient)) + noise) ** 2 / (2 * ridge) + scalar
