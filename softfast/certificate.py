@@ -85,9 +85,12 @@ class Certificate:
         ridge = self._penalty.ridge
         gradient = product + ridge * coef
         linear = float(np.vdot(product, coef)) + float(residual @ intercept)
-        # Rounding: of the scalar terms, and of the sums that make the gradient (abs(residual) <= 1 row by row).
+        # Rounding: of the scalar terms, and of the sums that make the gradient (abs(residual) <= 1 row by row). An
+        # error of g counts by the intercept of centred features: what it moves there by the mean, G's moves back.
         noise = 8 * _EPS * float(np.sqrt(coef.shape[0])) * float(np.linalg.norm(self._moments.feature_size))
-        scalar = 8 * _EPS * (loss + abs(linear) + 0.5 * ridge * float(np.vdot(coef, coef)) + self._moments.offset_size)
+        centred = float(np.abs(intercept + coef @ self._moments.feature_mean).max())
+        scalar = loss + abs(linear) + centred + 0.5 * ridge * float(np.vdot(coef, coef)) + self._moments.offset_size
+        scalar *= 8 * _EPS
         gap = (float(np.linalg.norm(gradient)) + noise) ** 2 / (2 * ridge) + scalar
 
         mix, u = self._mixture(residual)
@@ -132,7 +135,7 @@ class Certificate:
         slack = size + float(np.vdot(clipped, coef))
         result = max(slack, 0.0) + 8 * _EPS * size + float(np.vdot(noise, np.abs(coef)))
         if ridge > 0:
-            result += float(np.square(np.abs(ridge * coef + kept) + noise).sum()) / (2 * ridge)
+            result += (1 + 8 * _EPS) * float(np.square(np.abs(ridge * coef + kept) + noise).sum()) / (2 * ridge)
         return result
 
     def _mixture(self, residual: Vector) -> tuple[float, Vector]:

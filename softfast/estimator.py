@@ -478,10 +478,9 @@ class _Monitor:
         """Whether the point is optimal to `tol`, or the callback asks to stop short of that."""
         if self._certified:
             # Every iterate's dual value bounds the optimum from below, so the best one certifies all. The gap of a
-            # point allows for the rounding of its own value only; without more, -2e-16 has been seen here.
-            self._lower_bound = max(self._lower_bound, point.value - point.gap)
-            rounding = 8 * float(np.finfo(float).eps) * abs(point.value)
-            self.gap = min(point.gap, point.value - self._lower_bound + rounding)
+            # point is a difference in which the rounding of its value cancels; between two points it does not.
+            self._lower_bound = max(self._lower_bound, point.value - point.gap - point.rounding)
+            self.gap = min(point.gap, point.value - self._lower_bound + point.rounding)
             self.measure = self.gap / max(1.0, point.value)
         else:
             self.measure = float(np.abs(point.gradient).max(initial=0.0))

@@ -124,9 +124,12 @@ def active_hessian(
     for begin in range(0, len(features), _CHUNK):
         chunk = slice(begin, begin + _CHUNK)
         products = features[chunk][:, columns] / scale
-        for k, own in enumerate(of_class):
-            block = products[:, own]
-            hessian[np.ix_(own, own)] += block.T @ ((weight[chunk] * proba[chunk, k])[:, None] * block)
+        # Within a class p (1 - p): p minus p^2 cancels where p is near 1, and can leave a diagonal below 0.
+        within = [products[:, own] for own in of_class]
         products *= (np.sqrt(weight[chunk])[:, None] * proba[chunk])[:, outputs]
-        hessian -= products.T @ products
+        between = products.T @ products
+        for k, own in enumerate(of_class):
+            variance = weight[chunk] * proba[chunk, k] * (1 - proba[chunk, k])
+            between[np.ix_(own, own)] = -within[k].T @ (variance[:, None] * within[k])
+        hessian -= between
     return np.arange(size), hessian.ravel(), np.array([size])

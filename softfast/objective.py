@@ -23,6 +23,7 @@ from softfast.metric import Curvature, Form, active_hessian, sampled_inverse
 from softfast.penalty import Groups, Penalty
 from softfast.sources import Matrix, RowSample, Source, Vector
 
+_EPS = float(np.finfo(np.float64).eps)
 # Floating-point operations that a whole metric may always cost, and its blocks or `curvature`; its largest size (d x d
 # floats), and sample.
 _METRIC_WORK, _CURVATURE_WORK = 1e9, 3e9
@@ -58,6 +59,8 @@ class Point:
     """Upper bound of F - min F; NaN without penalty, where no certificate exists."""
     loss: float
     """L, the mean cross-entropy without the penalty."""
+    rounding: float
+    """Allowance for the error of `value` by rounding, which the gap, a difference at one point, is nearly free of."""
 
 
 class SoftmaxObjective:
@@ -149,7 +152,10 @@ class SoftmaxObjective:
             gap = self._certificate.gap(loss, coef, intercept, product, residual)
         else:
             gap = self._certificate.gap(loss, coef, intercept, product, np.zeros_like(residual))
-        return Point(x, value, self._flat(gradient, residual), gap, loss)
+        # Of each logit's terms: large terms that cancel leave their error in the loss.
+        logit_size = float((np.abs(coef) @ self._moments.feature_size + np.abs(intercept)).sum())
+        rounding = 8 * _EPS * (value + logit_size + self._moments.offset_size)
+        return Point(x, value, self._flat(gradient, residual), gap, loss, rounding)
 
     def _flat(self, by_coef: Matrix, by_intercept: Vector) -> Vector:
         """Derivatives by coef and intercept as derivatives by the solver's vector."""

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator
 
 from softfast import SoftmaxRegression
+from softfast.metric import active_hessian
 from softfast.objective import SoftmaxObjective
 from softfast.sources.dense import DenseSource
 
@@ -353,3 +354,24 @@ def test_interrupt_ends_the_fit_within_two_seconds(rng):
         model.fit(X, y)
     assert time.perf_counter() - raised[0] < 2
     assert not hasattr(model, "coef_")
+
+
+@pytest.mark.parametrize("sparsity", ["coefficient", "feature"])
+def test_an_optimum_without_coefficients_ends_the_fit_whatever_the_tolerance(sparsity):
+    X, labels, _ = problem(1, 3)
+    model = SoftmaxRegression(C=1e-6, l1_ratio=0.5, sparsity=sparsity, fit_intercept=False, tol=0)
+    with pytest.warns(ConvergenceWarning, match="rounding ends all progress"):
+        model.fit(X, labels)
+    assert not model.coef_.any()
+    np.testing.assert_allclose(model.objective_, np.log(3), rtol=1e-14)
+    assert 0 <= model.duality_gap_ < 1e-13
+
+
+def test_hessian_keeps_its_diagonal_where_probabilities_are_nearly_1(rng):
+    X = rng.normal(size=(50, 3)) * 1e3
+    proba = np.tile([1 - 2.0**-50, 2.0**-51], (50, 1))
+    outputs, columns = np.repeat([0, 1], 3), np.tile([0, 1, 2], 2)
+    _, values, _ = active_hessian(X, proba, np.full(50, 0.02), outputs, columns, np.full(6, 1e-2), np.zeros(6), "whole")
+    variance = (proba.astype(np.longdouble) * (1 - proba.astype(np.longdouble)))[0][outputs]
+    expected = variance * np.square(X / 1e-2).mean(axis=0)[columns]
+    np.testing.assert_allclose(np.diag(values.reshape(6, 6)), expected.astype(float), rtol=1e-12)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from softfast.objective import SoftmaxObjective
+from softfast.solvers.lbfgs import lbfgs
 from softfast.sources.dense import DenseSource
 
 
@@ -137,3 +139,38 @@ def test_constant_and_duplicate_columns_are_no_obstacle():
         point = objective(np.random.default_rng(12).normal(size=24))
         assert np.isfinite(point.value)
         assert np.isfinite(point.gradient).all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_value_is_within_its_allowance_for_rounding(n_classes):
+    largest = 0.0
+    for seed in range(20):
+        X, labels, weight = problem(seed, n_classes=n_classes)
+        X = X + 10.0 ** np.arange(6, 10)
+        objective = objective_of(X, labels, weight, n_classes=n_classes)
+        x = np.random.default_rng(seed).normal(size=5 * (1 if n_classes == 2 else n_classes))
+        point = objective(x)
+        exact = reference.objective(X, labels, *objective.unpack(x), 0.05, weight, n_classes)[0]
+        error = abs(float(point.value - exact))
+        assert error <= point.rounding
+        largest = max(largest, error / point.value)
+    assert largest > 1e-12  # Or the data are harmless, and an allowance in units of the value would do.
+
+
+def test_gap_covers_the_rounding_of_the_intercept():
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        X, labels = rng.normal(size=(6, 2)), np.array([0, 1, 2, 0, 0, 0])
+        weight = 10.0 ** rng.integers(-6, 1, 6)
+        objective = objective_of(X, labels, weight, penalty=1e4 / weight.sum())
+        start = objective(np.zeros(9))
+        points = [start]
+        lbfgs(
+            objective, start, max_iter=40, stop=lambda point, seen=points: seen.append(point), metric=objective.metric
+        )
+        values = [
+            reference.objective(X, labels, *objective.unpack(point.x), 1e4 / weight.sum(), weight, 3)[0]
+            for point in points
+        ]
+        for point, value in zip(points, values, strict=True):
+            assert point.gap >= value - min(values)

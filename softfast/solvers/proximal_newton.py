@@ -118,7 +118,8 @@ def proximal_newton(
             return point, iteration, "stopped"
         violation = partition.violation(point)
         worst = float(violation.max(initial=0.0))
-        if patience.ends(point.value, worst):
+        # At the minimum itself the working set may be empty.
+        if worst == 0 or patience.ends(point.value, worst):
             return point, iteration, "stalled"
         wanted = partition.working_set(point, violation, largest)
         due = iteration in _CURVATURE_ITERATIONS or iteration % _CURVATURE_ITERATIONS[-1] == 0
