@@ -152,9 +152,9 @@ class SoftmaxObjective:
             gap = self._certificate.gap(loss, coef, intercept, product, residual)
         else:
             gap = self._certificate.gap(loss, coef, intercept, product, np.zeros_like(residual))
-        # Of each logit's terms: large terms that cancel leave their error in the loss.
-        logit_size = float((np.abs(coef) @ self._moments.feature_size + np.abs(intercept)).sum())
-        rounding = 8 * _EPS * (value + logit_size + self._moments.offset_size)
+        # Large terms of a logit that cancel leave their error in the loss: at most twice that of the worst class.
+        logit_size = float((np.abs(coef) @ self._moments.feature_size + np.abs(intercept)).max())
+        rounding = 4 * _EPS * (2 * value + logit_size + self._moments.offset_size)
         return Point(x, value, self._flat(gradient, residual), gap, loss, rounding)
 
     def _flat(self, by_coef: Matrix, by_intercept: Vector) -> Vector:
