@@ -164,8 +164,8 @@ def test_blend_moves_probabilities_towards_targets(rng):
         source = DenseSource(X, targets, 3, weight, offset=offset)
         sample = source.sample(20, source.moments())
         thinned, moved = sample.every(3), p[::3].copy()
-        thinned.blend(moved, 0.25)
-        expected = 0.75 * p[::3] + 0.25 * reference.targets(targets, 3)[::3].astype(float)
+        thinned.blend(moved, 0.25, 0.1)
+        expected = 0.9 * (0.75 * p[::3] + 0.25 * reference.targets(targets, 3)[::3].astype(float)) + 0.1 / 3
         np.testing.assert_allclose(moved, expected, rtol=1e-15)
         np.testing.assert_array_equal(thinned.offset, offset[::3])
         np.testing.assert_allclose(thinned.weight, 3 * weight[::3] / weight.sum(), rtol=1e-15)

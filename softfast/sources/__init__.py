@@ -46,13 +46,14 @@ class RowSample:
         offset = None if self.offset is None else np.ascontiguousarray(self.offset[::step])
         return type(self)(self.X[::step], self.targets[::step], step * self.weight[::step], offset)
 
-    def blend(self, proba: NDArray[Any], share: float) -> None:
-        """Replace probabilities p (m, K) by (1 - share) p + share q, q the targets."""
-        proba *= 1 - share
+    def blend(self, proba: NDArray[Any], share: float, even_share: float = 0.0) -> None:
+        """Replace p (m, K) by (1 - even_share) ((1 - share) p + share q) + even_share / K, q the targets."""
+        proba *= (1 - even_share) * (1 - share)
         if self.targets.ndim == 1:
-            proba[np.arange(len(proba)), self.targets] += share
+            proba[np.arange(len(proba)), self.targets] += (1 - even_share) * share
         else:
-            proba += share * self.targets
+            proba += (1 - even_share) * share * self.targets
+        proba += even_share / proba.shape[1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Fits that begin with a sample of the rows: same optimum, fewer passes, nothing taken that is worse."""
+
+import numpy as np
+import pytest
+
+from softfast import SoftmaxRegression, sampled_start
+from softfast.objective import SoftmaxObjective
+from softfast.sources.dense import DenseSource
+
+N = 60_000
+
+
+@pytest.fixture(params=["labels", "soft, weights, offsets", "two classes"])
+def problem(request, rng):
+    """X, y and what else fit takes; a rare class, and a feature few rows have."""
+    X = rng.normal(size=(N, 6)) * np.geomspace(1e-3, 1e3, 6)
+    X[:, 3] *= rng.random(N) < 1e-3
+    n_classes = 2 if request.param == "two classes" else 4
+    logits = X / np.geomspace(1e-3, 1e3, 6) @ rng.normal(size=(6, n_classes)) - 3.0 * (np.arange(n_classes) == 1)
+    if request.param != "soft, weights, offsets":
+        return X, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1), {}
+    y = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return X, y, {"sample_weight": rng.uniform(0, 2, N), "offset": rng.normal(size=(N, n_classes))}
+
+
+def test_same_optimum_in_fewer_passes(problem):
+    X, y, arguments = problem
+    model, plain = (SoftmaxRegression(solver=solver, tol=1e-9).fit(X, y, **arguments) for solver in ("auto", "lbfgs"))
+    assert model.converged_
+    assert plain.converged_
+    assert abs(model.objective_ - plain.objective_) <= 2e-9
+    # The sample's passes count in part.
+    assert model.n_passes_ < plain.n_passes_
+    assert model.n_passes_ % 1 > 0
+    assert model.n_passes_ > model.history_["pass"][0] > 2
+
+
+def test_few_rows_have_no_sample(rng):
+    X, y = rng.normal(size=(49_999, 3)), rng.integers(0, 3, 49_999)
+    assert objective_of(X, y).on_sample() is None
+    wide = objective_of(rng.normal(size=(60_000, 700)).astype(np.float32), rng.integers(0, 3, 60_000))
+    assert wide.on_sample() is None
+
+
+def objective_of(X, y):
+    source = DenseSource(X, y, int(y.max()) + 1)
+    return SoftmaxObjective(source, penalty=1 / len(y), fit_intercept=True, n_outputs=source.n_classes)
+
+
+def test_sample_estimates_the_objective(rng):
+    X, y = rng.normal(size=(N, 3)), rng.integers(0, 3, N)
+    objective = objective_of(X, y)
+    part, share = objective.on_sample()
+    assert 0.05 < share < 0.2
+    for _ in range(3):
+        coef, intercept = rng.normal(size=(3, 3)), rng.normal(size=3)
+        whole, sampled = (f(f.pack(coef, intercept)).value for f in (objective, part))
+        assert abs(sampled - whole) < 0.05 * whole
+
+
+def test_worse_point_is_not_taken(rng, monkeypatch):
+    X, y = rng.normal(size=(N, 3)), rng.integers(0, 3, N)
+    objective = objective_of(X, y)
+    start = objective(np.zeros(12))
+    far = SoftmaxObjective.__call__
+
+    def misleading(part, start, **_):
+        return far(part, start.x + 100), 1, "stopped"
+
+    monkeypatch.setattr(sampled_start, "lbfgs", misleading)
+    even_share = objective.even_share
+    assert sampled_start.sampled_start(objective, start) is start
+    assert objective.n_passes > 2
+    assert objective.even_share == even_share
+
+
+def test_classes_that_the_sample_separates_end(rng):
+    # Separated but for five rows out of 60,000: without penalty the sample's objective may have no minimum.
+    X, y = rng.normal(size=(N, 2)), np.zeros(N, dtype=int)
+    y[X[:, 0] > 0] = 1
+    X[:, 0] += np.sign(X[:, 0])
+    y[:5] = 1 - y[:5]
+    model = SoftmaxRegression(C=np.inf).fit(X, y)
+    assert model.converged_
+    assert np.isfinite(model.coef_).all()
