@@ -264,17 +264,12 @@ def test_the_optimum_lies_between_dual_and_primal(problem, share):
 
 
 @settings(max_examples=20)
-@given(problems(), st.sampled_from([0.0, 0.5]))
-def test_fits_converge_to_their_certificate(problem, l1_ratio):
-    X, y, weight, offset, n_classes, penalty, fit_intercept = problem
-    model = SoftmaxRegression(
-        C=1 / (penalty * weight.sum()), l1_ratio=l1_ratio, fit_intercept=fit_intercept, tol=1e-8
-    ).fit(X, y, sample_weight=weight, offset=offset)
-    assert model.converged_
-    if l1_ratio == 0:
-        best = reference.newton(X, y, n_classes, penalty, weight, fit_intercept, offset)[2]
-        value = reference.objective(X, y, model.coef_, model.intercept_, penalty, weight, n_classes, offset)[0]
-        assert value - best <= model.duality_gap_ <= 1e-8 * max(1, best)
+@given(problems())
+def test_sparse_fits_converge_to_their_certificate(problem):
+    X, y, weight, offset, _, penalty, fit_intercept = problem
+    C = 1 / (penalty * weight.sum())
+    model = SoftmaxRegression(C, l1_ratio=0.5, fit_intercept=fit_intercept, tol=1e-8)
+    assert model.fit(X, y, sample_weight=weight, offset=offset).converged_
 
 
 def test_rows_that_miss_the_sum_one_count_by_their_sum(rng):
