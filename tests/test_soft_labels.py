@@ -1,6 +1,7 @@
 """Soft labels and offsets in the estimator, and their certificate: against hard labels, weighted copies of rows, and
 Newton's method in extended precision."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -132,6 +133,21 @@ def test_offset_of_two_classes_is_that_of_the_second(rng):
     )
 
 
+def test_rows_that_lie_apart_are_copied_once(rng):
+    X, q, weight, offset = soft_problem(rng, n=20_000, p=40)
+    apart = np.repeat(X, 2, axis=1)[:, ::2]
+    coef = np.zeros((3, 40))
+    for call in (
+        lambda: DenseSource(apart, q, 3, weight, offset=offset),
+        lambda: softfast.loss_gradient(apart, q, coef, offset=offset, n_threads=1),
+    ):
+        tracemalloc.start()
+        call()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert X.nbytes < most < 1.5 * X.nbytes
+
+
 @pytest.mark.parametrize("n_threads", [2, 3, 7])
 def test_same_bits_for_any_number_of_threads(n_threads, rng):
     X, q, weight, offset = soft_problem(rng, n=5000)
@@ -192,7 +208,7 @@ def test_gap_is_never_below_the_true_suboptimality(problem, distance, l1_ratio):
     n_outputs = 1 if n_classes == 2 else n_classes
     source = DenseSource(X, y, n_classes, weight, offset=offset)
     objective = SoftmaxObjective(
-        source, penalty=penalty, fit_intercept=fit_intercept, n_outputs=n_outputs, l1_ratio=l1_ratio
+        source, strength=penalty, fit_intercept=fit_intercept, n_outputs=n_outputs, l1_ratio=l1_ratio
     )
     if l1_ratio == 0:
         best = float(reference.newton(X, y, n_classes, penalty, weight, fit_intercept, offset)[2])
@@ -228,7 +244,7 @@ def test_gap_is_primal_minus_dual(problem, distance):
     if n_outputs > 1:
         coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
     source = DenseSource(X, y, n_classes, weight, offset=offset)
-    objective = SoftmaxObjective(source, penalty=penalty, fit_intercept=fit_intercept, n_outputs=n_outputs)
+    objective = SoftmaxObjective(source, strength=penalty, fit_intercept=fit_intercept, n_outputs=n_outputs)
     point = objective(objective.pack(coef, intercept))
     value = reference.objective(X, y, coef, intercept, penalty, weight, n_classes, offset)[0]
     p, q = reference.softmax(reference.logits(X, coef, intercept, n_classes, offset)), reference.targets(y, n_classes)
