@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
 from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
+from softfast.penalty import penalty_strength
 from softfast.progress import Iteration, Progress
 from softfast.separation import Separation, find_separation
 from softfast.solvers.lbfgs import lbfgs
@@ -223,12 +224,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         weight = as_weight(sample_weight, len(X))
         classes, targets, weight = encode(y, len(X), X.dtype, weight, self.class_weight)
         n_outputs = 1 if len(classes) == 2 else len(classes)
-        shifts = as_offset(offset, len(X), len(classes), one_logit=n_outputs == 1)
-        source = DenseSource(X, targets, len(classes), weight, offset=shifts, n_threads=self.n_threads)
-        penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
+        offset = as_offset(offset, len(X), len(classes), one_logit=n_outputs == 1)
+        source = DenseSource(X, targets, len(classes), weight, offset=offset, n_threads=self.n_threads)
+        strength = penalty_strength(self.C, source.total_weight)
         objective = SoftmaxObjective(
             source,
-            penalty=penalty,
+            strength=strength,
             fit_intercept=bool(self.fit_intercept),
             n_outputs=n_outputs,
             l1_ratio=float(self.l1_ratio),
@@ -239,7 +240,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
             coef[:], intercept[:] = self.coef_, self.intercept_
         with _Monitor(
-            objective, self.tol, certified=penalty > 0, verbose=self.verbose, callback=self.callback
+            objective, self.tol, certified=strength > 0, verbose=self.verbose, callback=self.callback
         ) as monitor:
             start = objective(objective.pack(coef, intercept))
             if self._is_sparse():
@@ -276,7 +277,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.solver_ = chosen if self.solver == "auto" else self.solver
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
         separation = None
-        if penalty == 0 and targets.ndim == 1:
+        if strength == 0 and targets.ndim == 1:
             separation = find_separation(source, self.coef_, self.intercept_, fit_intercept=bool(self.fit_intercept))
         self.converged_ = status == "stopped" and not monitor.cancelled and separation is None
         if not self.converged_:
@@ -304,7 +305,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     def _is_sparse(self) -> bool:
         """Whether the penalty has absolute values."""
-        return bool(self.l1_ratio > 0 and not math.isinf(self.C))
+        return bool(self.l1_ratio > 0 and math.inf != self.C)
 
     def _shortfall(self, status: str, monitor: "_Monitor", separation: Separation | None) -> str:
         """Why the fit has not converged, and what it reached."""
@@ -417,9 +418,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         n_classes = len(self.classes_)
         n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
-        shifts = as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2)
+        offset = as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2)
         result, finite = _core.default.predict(
-            as_rows("X", X, shifts), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
+            as_rows("X", X, offset), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
         )
         if not finite:
             require_finite("X", X)

@@ -125,21 +125,21 @@ def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True, offset=Non
             hessian[k, range(n_features), k, range(n_features)] += penalty
         system = hessian.reshape(theta.size, theta.size)
         before, steepness = value, np.linalg.norm(gradient.astype(float))
-        for _ in range(60):
+        for _ in range(25):
             # The damping is what moves intercepts where offsets leave no curvature, and what makes the system regular:
             # without a reference class one vector added to every class changes nothing.
             damped = system + damping * np.eye(theta.size)
             trial = theta - np.linalg.solve(damped, gradient.astype(float).ravel()).reshape(theta.shape)
+            if n_outputs > 1:
+                trial -= trial.mean(axis=0)
             value, slope = value_and_gradient(trial)
             # Where the value has no more digits to lose, the gradient still has.
             flat = value <= before + 10 * np.finfo(EXACT).eps * abs(before)
-            if value < before - 1e-15 or (flat and np.linalg.norm(slope.astype(float)) < steepness):
+            if value < before - 1e-15 or (flat and np.linalg.norm(slope.astype(float)) < steepness / 2):
                 break
             damping *= 4
         else:
             return *unpack(theta), before
-        if n_outputs > 1:
-            trial -= trial.mean(axis=0)
         theta, gradient, damping = trial, slope, max(damping / 8, 1e-13 * system.max())
     return *unpack(theta), value
 

@@ -138,3 +138,53 @@ def test_convergence_is_never_claimed_falsely(solver, C, load):
     if model.l1_ratio == 0:
         best = reference.newton(X, y, len(model.classes_), 1 / (C * len(y)))[2]
         assert model.objective_ - best <= model.duality_gap_
+
+
+IRIS = load_iris(return_X_y=True)
+SIZE = r"X must hold numbers of at most 1e\+100 in absolute value, got .* feature 1"
+BEYOND = {
+    "X too large": (1e160, {}, None, SIZE),
+    "X too large, not even a sum": (1e307, {"l1_ratio": 0.5}, None, SIZE),
+    "X too large without penalty": (1e101, {"C": np.inf}, None, SIZE),
+    "X too small": (1e-160, {"C": np.inf}, None, r"X must hold numbers of at least 1e-100 .* C=inf, got .* feature 1"),
+    "C too small": (1.0, {"C": 1e-310}, None, r"C times the sum of the weights must be .* got C=1e-310 and .* 150"),
+    "C too large": (1.0, {"C": 1e300}, None, r"C times .* \(np.inf: no penalty\), got C=1e\+300"),
+    "C too large an integer": (1.0, {"C": 10**400}, None, r"C times .* got C=1000"),
+    "weights too small": (
+        1.0,
+        {},
+        1e-310,
+        r"sample_weight .* have for its sum a number from 1e-100 .* got 1.5e-308",
+    ),
+    "weights too large": (1.0, {"C": np.inf}, 1e300, r"sample_weight .* to 1e\+100, got 1.5e\+302"),
+    "weights without a sum": (
+        1.0,
+        {},
+        1e308,
+        r"sample_weight must add up to a finite number, got .* 1e\+308",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_floating_point_cannot_hold_is_named(case):
+    unit, parameters, weight, message = BEYOND[case]
+    X, y = IRIS
+    X = np.column_stack([X[:, 0], X[:, 1] * unit])
+    with pytest.raises(ValueError, match=message):
+        SoftmaxRegression(**parameters).fit(X, y, None if weight is None else np.full(150, weight))
+
+
+@pytest.mark.parametrize("unit", [1e-98, 1e98])
+def test_extreme_units_of_features_and_weights_change_nothing_without_penalty(unit):
+    X, y = IRIS[0][50:, :2], IRIS[1][50:]
+    plain = SoftmaxRegression(C=np.inf).fit(X, y)
+    for model, factor in (
+        (SoftmaxRegression(C=np.inf).fit(X * unit, y), unit),
+        (SoftmaxRegression(C=np.inf).fit(X, y, np.full(100, unit / 100)), 1.0),
+    ):
+        assert model.converged_
+        np.testing.assert_allclose(model.coef_ * factor, plain.coef_, rtol=1e-4)
+    # Separated classes are found out whatever the unit of the weights.
+    with pytest.warns(ConvergenceWarning, match="separated"):
+        SoftmaxRegression(C=np.inf).fit(IRIS[0][:, :2], IRIS[1], np.full(150, unit / 150))

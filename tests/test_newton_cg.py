@@ -162,7 +162,7 @@ def test_hessian_vector_is_the_slope_of_the_gradient(fit_intercept, n_classes, p
     n_outputs = 1 if n_classes == 2 else n_classes
     objective = SoftmaxObjective(
         DenseSource(X, labels, n_classes, rng.uniform(0, 3, 60)),
-        penalty=penalty,
+        strength=penalty,
         fit_intercept=fit_intercept,
         n_outputs=n_outputs,
     )

@@ -161,7 +161,7 @@ def test_gap_is_primal_minus_dual(problem, distance):
         coef -= coef.mean(axis=0)
     intercept = np.zeros(n_outputs)
     source = DenseSource(X, y, n_classes, weight)
-    objective = SoftmaxObjective(source, penalty=penalty, fit_intercept=False, n_outputs=n_outputs)
+    objective = SoftmaxObjective(source, strength=penalty, fit_intercept=False, n_outputs=n_outputs)
     point = objective(objective.pack(coef, intercept))
     value, grad_coef, _ = reference.objective(X, y, coef, intercept, penalty, weight, n_classes)
     p = reference.softmax(reference.logits(X, coef, intercept, n_classes))
