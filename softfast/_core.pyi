@@ -18,6 +18,7 @@ def threads_started() -> bool: ...
 
 @final
 class Rows:
+    X: NDArray[Any]
     dtype: np.dtype[Any]
     def __init__(self, X: NDArray[Any], offset: NDArray[np.float64] | None = None) -> None: ...
     @property

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
 from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
+from softfast.penalty import penalty_strength
 from softfast.progress import Iteration, Progress
 from softfast.sampled_start import sampled_start
 from softfast.separation import Separation, find_separation
@@ -104,9 +105,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     The solver is L-BFGS that starts from the inverse of the Hessian of a sample of the rows, taken anew as the fit
     proceeds. With "auto" and many rows (50,000 and more), a fit that is no `warm_start` begins near the minimum for a
-    tenth of the rows. With an `l1_ratio` above 0 it is proximal Newton on a working set of coefficients. "newton-cg" is a truncated
-    Newton method: its steps solve the Newton system of all rows by conjugate gradients, with that same inverse as the
-    preconditioner, the more closely the nearer the minimum is.
+    tenth of the rows. With an `l1_ratio` above 0 it is proximal Newton on a working set of coefficients. "newton-cg" is
+    a truncated Newton method: its steps solve the Newton system of all rows by conjugate gradients, with that same
+    inverse as the preconditioner, the more closely the nearer the minimum is.
 
     With three or more classes, adding one number to a feature's coefficients of all classes changes no probability. L2
     makes their mean zero; with `l1_ratio` 1 and ``sparsity="coefficient"`` their median is zero, and with an even
@@ -227,12 +228,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         weight = as_weight(sample_weight, len(X))
         classes, targets, weight = encode(y, len(X), X.dtype, weight, self.class_weight)
         n_outputs = 1 if len(classes) == 2 else len(classes)
-        shifts = as_offset(offset, len(X), len(classes), one_logit=n_outputs == 1)
-        source = DenseSource(X, targets, len(classes), weight, offset=shifts, n_threads=self.n_threads)
-        penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
+        offset = as_offset(offset, len(X), len(classes), one_logit=n_outputs == 1)
+        source = DenseSource(X, targets, len(classes), weight, offset=offset, n_threads=self.n_threads)
+        strength = penalty_strength(self.C, source.total_weight)
         objective = SoftmaxObjective(
             source,
-            penalty=penalty,
+            strength=strength,
             fit_intercept=bool(self.fit_intercept),
             n_outputs=n_outputs,
             l1_ratio=float(self.l1_ratio),
@@ -243,7 +244,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
             coef[:], intercept[:] = self.coef_, self.intercept_
         with _Monitor(
-            objective, self.tol, certified=penalty > 0, verbose=self.verbose, callback=self.callback
+            objective, self.tol, certified=strength > 0, verbose=self.verbose, callback=self.callback
         ) as monitor:
             start = objective(objective.pack(coef, intercept))
             if self.solver == "auto" and not (self.warm_start or self._is_sparse()):
@@ -282,7 +283,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.solver_ = chosen if self.solver == "auto" else self.solver
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
         separation = None
-        if penalty == 0 and targets.ndim == 1:
+        if strength == 0 and targets.ndim == 1:
             separation = find_separation(source, self.coef_, self.intercept_, fit_intercept=bool(self.fit_intercept))
         self.converged_ = status == "stopped" and not monitor.cancelled and separation is None
         if not self.converged_:
@@ -310,7 +311,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     def _is_sparse(self) -> bool:
         """Whether the penalty has absolute values."""
-        return bool(self.l1_ratio > 0 and not math.isinf(self.C))
+        return bool(self.l1_ratio > 0 and math.inf != self.C)
 
     def _shortfall(self, status: str, monitor: "_Monitor", separation: Separation | None) -> str:
         """Why the fit has not converged, and what it reached."""
@@ -423,9 +424,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         n_classes = len(self.classes_)
         n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
-        shifts = as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2)
+        offset = as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2)
         result, finite = _core.default.predict(
-            as_rows("X", X, shifts), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
+            as_rows("X", X, offset), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
         )
         if not finite:
             require_finite("X", X)

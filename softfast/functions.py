@@ -250,7 +250,7 @@ def loss_gradient(
     n_classes = coef.shape[0]
     bias = np.zeros(n_classes) if intercept is None else as_vector("intercept", intercept, n_classes, "class")
     if offset is not None:
-        rows = as_rows("X", X, as_offset(offset, rows.n_rows, n_classes))
+        rows = _core.Rows(rows.X, as_offset(offset, rows.n_rows, n_classes))
     weight = as_weight(sample_weight, rows.n_rows)
     targets = _core.Targets(as_targets(y, rows.n_rows, n_classes, rows.dtype), weight)
     try:

@@ -9,6 +9,7 @@ nothing of what it reads.
 
 import json
 import math
+import operator
 import os
 import sys
 from collections.abc import Callable
@@ -84,9 +85,9 @@ _PARAMS: dict[str, Check] = {
     "class_weight": ('null, "balanced" or a list of [label, weight]', _is_class_weight),
     "solver": _TEXT,
     "tol": ("a number >= 0", lambda value: _is_number(value) and value >= 0),
-    "max_iter": ("an integer >= 1", lambda value: _is_int(value, 1)),
+    "max_iter": ("an integer >= 1", lambda value: type(value) is int and value >= 1),
     "warm_start": _BOOL,
-    "n_threads": ("null or an integer >= 1", lambda value: value is None or _is_int(value, 1)),
+    "n_threads": ("null or an integer >= 1", lambda value: value is None or (type(value) is int and value >= 1)),
     "verbose": _COUNT,
 }
 _METADATA: dict[str, Check] = {
@@ -139,6 +140,10 @@ def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str 
     check_is_fitted(model)
     params = {name: _plain(value) for name, value in model.get_params(deep=False).items()}
     del params["callback"]  # code, not data
+    params |= {name: bool(params[name]) for name in ("fit_intercept", "warm_start")}
+    params |= {name: _whole(params[name]) for name in ("max_iter", "n_threads")}
+    params["verbose"] = _level(params["verbose"])
+    params |= {name: _real(params[name]) for name in ("C", "l1_ratio", "tol")}
     if params["C"] == math.inf:
         params["C"] = "inf"
     if isinstance(params["class_weight"], dict):
@@ -220,6 +225,21 @@ def load(path: str | os.PathLike[str]) -> tuple[SoftmaxRegression, dict[str, Any
 def _plain(value: Any) -> Any:
     """NumPy scalars as Python's."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _whole(value: Any) -> int | None:
+    """What a fit takes for an integer, True among it."""
+    return None if value is None else operator.index(value)
+
+
+def _level(value: Any) -> int:
+    """What a fit takes for `verbose`, which is anything."""
+    return int(value) if isinstance(value, int) and value >= 0 else int(bool(value))
+
+
+def _real(value: Any) -> float:
+    """What a fit takes for a real number, fractions and True among it."""
+    return value if type(value) is int else float(value)
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,6 @@ R_i = s_i (p_i - q_i).  The duality gap is in certificate.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from softfast import _core
 from softfast.certificate import Certificate
 from softfast.metric import Curvature, Form, active_hessian, sampled_inverse
-from softfast.penalty import Groups, Penalty
-from softfast.sources import Matrix, RowSample, Source, Vector
+from softfast.penalty import GREATEST, LEAST, Groups, Penalty
+from softfast.sources import Matrix, Moments, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -71,12 +70,27 @@ class Point:
     """Allowance for the error of `value` by rounding, which the gap, a difference at one point, is nearly free of."""
 
 
+def _require_size(moments: Moments, strength: float) -> None:
+    """An error where squares of features overflow; or vanish and no penalty leaves something to measure them by."""
+    root_mean_square = np.sqrt(moments.feature_variance + moments.feature_mean**2)
+    large = ~(root_mean_square <= GREATEST)
+    if large.any():
+        at = int(np.argmax(large))
+        seen = f"a root mean square of {root_mean_square[at]:.3g} in feature {at}"
+        raise ValueError(f"X must hold numbers of at most {GREATEST:.0e} in absolute value, got {seen}")
+    small = (moments.feature_size > 0) & (moments.feature_size < LEAST)
+    if strength == 0 and small.any():
+        at = int(np.argmax(small))
+        seen = f"a mean absolute value of {moments.feature_size[at]:.3g} in feature {at}"
+        raise ValueError(f"X must hold numbers of at least {LEAST:.0e} in absolute value for C=inf, got {seen}")
+
+
 class SoftmaxObjective:
     """F as a function of one flat vector, in coordinates in which its curvature is near the identity.
 
     The vector is (W scaled, b shifted), flat: W_kj = x_kj / scale_kj and b = x_b / scale_b - W x_mean, that is, the
     features are centred (where there is an intercept to take it up) and divided by their spread, and each class is
-    measured by its frequency: scale_kj^2 = q_k (1 - q_k) var_j + penalty, the diagonal of the Hessian at constant
+    measured by its frequency: scale_kj^2 = q_k (1 - q_k) var_j + strength, the diagonal of the Hessian at constant
     probabilities q.  A change of variables, not of the problem: the penalty stays on W.  So a solver that starts with
     the identity as its metric is not disturbed by the units of the features.
     """
@@ -85,7 +99,7 @@ class SoftmaxObjective:
         self,
         source: Source,
         *,
-        penalty: float,
+        strength: float,
         fit_intercept: bool,
         n_outputs: int,
         l1_ratio: float = 0.0,
@@ -94,11 +108,13 @@ class SoftmaxObjective:
     ) -> None:
         self._source = source
         self._n_threads = n_threads
-        self._penalty = Penalty(penalty, l1_ratio, by_feature and n_outputs > 1)
+        self._penalty = Penalty(strength, l1_ratio, by_feature and n_outputs > 1)
         self._fit_intercept = fit_intercept
         self._shape = (n_outputs, source.n_features)
         self.n_passes: float = 0
-        moments = source.moments()
+        with np.errstate(over="ignore", invalid="ignore"):
+            moments = source.moments()
+            _require_size(moments, strength)
         self._moments = moments
         self._first = source.n_classes - n_outputs
         self._center = moments.feature_mean if fit_intercept else np.zeros(source.n_features)
@@ -111,7 +127,7 @@ class SoftmaxObjective:
         if self._penalty.threshold > 0 and self._penalty.by_feature:
             # One scale for all coefficients of a feature: then N is a weighted sum of norms of x, too.
             frequency = np.full_like(frequency, frequency.mean())
-        scale = np.sqrt(np.outer(frequency, spread) + penalty)
+        scale = np.sqrt(np.outer(frequency, spread) + strength)
         self._scale = np.where(scale > 0, scale, 1.0)
         self._intercept_scale = np.sqrt(frequency)
         self._certificate = Certificate(moments, self._penalty, self._first, self._target_means)
@@ -120,15 +136,6 @@ class SoftmaxObjective:
         self._sample: RowSample | None = None
         self._whole = False
         self.even_share = _EVEN_SHARE
-        self._create = partial(
-            SoftmaxObjective,
-            penalty=penalty,
-            fit_intercept=fit_intercept,
-            n_outputs=n_outputs,
-            l1_ratio=l1_ratio,
-            by_feature=by_feature,
-            n_threads=n_threads,
-        )
 
     def on_sample(self) -> "tuple[SoftmaxObjective, float] | None":
         """F estimated from some of the rows, and their share; None where a tenth of them is too few to be worth it."""
@@ -146,7 +153,16 @@ class SoftmaxObjective:
             offset=sample.offset,
             n_threads=self._n_threads,
         )
-        return self._create(source), source.n_rows / self._source.n_rows
+        part = SoftmaxObjective(
+            source,
+            strength=self._penalty.strength,
+            fit_intercept=self._fit_intercept,
+            n_outputs=n_outputs,
+            l1_ratio=self._penalty.l1_ratio,
+            by_feature=self._penalty.by_feature,
+            n_threads=self._n_threads,
+        )
+        return part, source.n_rows / self._source.n_rows
 
     def pack(self, coef: Matrix, intercept: Vector) -> Vector:
         """The solver's vector for coef (M, p) and intercept (M,)."""

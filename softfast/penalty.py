@@ -6,12 +6,33 @@ N(W) = sum_kj |W_kj|, or, `by_feature`, sum_j ||W_.j||: then a feature is in the
 (Yuan and Lin 2006; for softmax regression Vincent and Hansen 2014).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softfast.sources import Matrix, Vector
+
+# Sums of weights, C times them, and features beyond these would have squares that overflow or vanish.
+LEAST, GREATEST = 1e-100, 1e100
+
+
+def penalty_strength(C: float, total_weight: float) -> float:
+    """1 / (C S), S the sum of the weights; 0 where C is infinite."""
+    accepted = f"a number from {LEAST:.0e} to {GREATEST:.0e}"
+    if not LEAST <= total_weight <= GREATEST:
+        raise ValueError(f"sample_weight (times class_weight) must have for its sum {accepted}, got {total_weight:.3g}")
+    if math.inf == C:
+        return 0.0
+    try:
+        inverse = float(C) * total_weight
+    except OverflowError:  # a large integer
+        inverse = math.inf
+    if not LEAST <= inverse <= GREATEST:
+        size = f"C={C!r} and weights that add up to {total_weight:.3g}"
+        raise ValueError(f"C times the sum of the weights must be {accepted} (np.inf: no penalty), got {size}")
+    return 1 / inverse
 
 
 @dataclass(frozen=True)

@@ -106,11 +106,13 @@ class _Search:
         self.spread = np.where(self._used, spread, 1.0)
         self._constraints = np.empty((0, self.n_unknowns))
         self._lowest = self._highest = np.zeros((self._n_classes, self._n_classes))
-        # At equal probabilities the negative gradient is the sum of all margins over K, as a function of D.
+        # At equal probabilities the negative gradient is the sum of all margins over K, as a function of D; with
+        # weights of mean 1, so that the programme does not depend on their unit.
         shape = (self._n_classes, source.n_features)
         _, product, residual = source.loss_gradient(np.zeros(shape), np.zeros(self._n_classes), with_offset=False)
         total = -(product - np.outer(residual, self.center)) / self.spread
-        self._total = (np.column_stack([total, -residual]) if fit_intercept else total)[1:].ravel()
+        total = np.column_stack([total, -residual]) if fit_intercept else total
+        self._total = total[1:].ravel() * (source.n_rows / source.total_weight)
 
     def check(self, direction: Matrix) -> bool:
         """Whether all margins are > 0; takes those of all rows, and the least of them into the programmes."""

@@ -62,6 +62,8 @@ def as_weight(value: ArrayLike | None, n_rows: int) -> NDArray[np.float64] | Non
         raise ValueError(f"sample_weight must not be negative, got {lowest}")
     if highest == 0:
         raise ValueError("sample_weight must not be all zero: no row would count")
+    if not math.isfinite(highest * n_rows):
+        raise ValueError(f"sample_weight must add up to a finite number, got weights up to {highest}")
     return weight
 
 

@@ -85,7 +85,8 @@ cdef class Rows:
 
     offset (n, K), C order, or None: what is added to the logits of the rows.
     """
-    cdef cnp.ndarray X, offset                       # keep the memory that the view points to
+    cdef readonly cnp.ndarray X                      # keep the memory that the view points to
+    cdef cnp.ndarray offset
     cdef sf_rows view
     cdef int real
     cdef readonly object dtype
@@ -218,6 +219,17 @@ cdef ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
+# Floating-point operations between two looks at pending signals: at most a few tenths of a second on one slow core.
+cdef double WORK_BETWEEN_SIGNALS = 2e9
+# What the maps and losses of logits cost for each of them, in floating-point operations.
+cdef double WORK_PER_LOGIT = 30
+
+
+cdef ptrdiff_t between_signals(double work, int n_threads) noexcept nogil:
+    """How many blocks, each of so much work, lie between two looks at pending signals."""
+    return max(<ptrdiff_t>n_threads, <ptrdiff_t>min(1e9, WORK_BETWEEN_SIGNALS / max(1.0, work)))
+
+
 include "evaluate.pxi"
 
 
@@ -311,17 +323,24 @@ cdef class Kernels:
         cdef ptrdiff_t columns = model.view.n_outputs if sf == SF_IDENTITY else n_classes
         cdef ptrdiff_t block = sf_block_rows(p, n_classes, X.dtype.itemsize)
         cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
-        cdef ptrdiff_t n_blocks = ceil_div(n, block), i
+        cdef ptrdiff_t n_blocks = ceil_div(n, block), first = 0, last, i
+        cdef ptrdiff_t group = between_signals(n_classes * (2.0 * p + WORK_PER_LOGIT) * block, n_threads)
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
         out = np.empty((n, columns), dtype=X.dtype)
         cdef Rows target = Rows(out)
         cdef void *data = <void *>target.view.data
         cdef int n_not_finite = 0
         with nogil:
-            for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
-                n_not_finite += not kernels.predict(
-                    data,  columns, sf, &X.view, &model.view, i * block, min((i + 1) * block, n),
-                    scratch.data + scratch_bytes * threadid())
+            while first < n_blocks:
+                last = min(first + group, n_blocks)
+                for i in prange(first, last, num_threads=n_threads, schedule='static'):
+                    n_not_finite += not kernels.predict(
+                        data, columns, sf, &X.view, &model.view, i * block, min((i + 1) * block, n),
+                        scratch.data + scratch_bytes * threadid())
+                first = last
+                if first < n_blocks:
+                    with gil:
+                        PyErr_CheckSignals()
         return out, n_not_finite == 0
 
     def map(self, cnp.ndarray x not None, cnp.ndarray out not None, int map, *, int n_threads=1):
@@ -338,10 +357,17 @@ cdef class Kernels:
         job.out_outer, job.out_class, job.out_row = stride_of(out, 0), stride_of(out, 1), stride_of(out, 2)
         cdef ptrdiff_t n_blocks = plan_map(self.table, &job, map, x, out, real, shape[0], shape[1], shape[2]), i
         _remember_threads(n_threads)
+        cdef ptrdiff_t group = between_signals(WORK_PER_LOGIT * job.n_classes * job.block, n_threads), first = 0, last
         cdef _Buffer scratch = _Buffer(job.scratch_bytes * n_threads)
         with nogil:
-            for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
-                run_map(&job, i, scratch.data + job.scratch_bytes * threadid())
+            while first < n_blocks:
+                last = min(first + group, n_blocks)
+                for i in prange(first, last, num_threads=n_threads, schedule='static'):
+                    run_map(&job, i, scratch.data + job.scratch_bytes * threadid())
+                first = last
+                if first < n_blocks:
+                    with gil:
+                        PyErr_CheckSignals()
 
     def map_small(self, x, axis, out, int map, bint keepdims=True):
         """The map along an axis of a small plain array, to `out` where given; None where `map` is needed.
@@ -411,7 +437,8 @@ cdef class Kernels:
         view.row_stride, view.class_stride = stride_of(logits, 0), stride_of(logits, 1)
         cdef size_t itemsize = cnp.PyArray_ITEMSIZE(logits)
         cdef ptrdiff_t block = sf_block_rows(0, n_classes, itemsize)
-        cdef ptrdiff_t n_blocks = ceil_div(n, block), i
+        cdef ptrdiff_t n_blocks = ceil_div(n, block), first = 0, last, i
+        cdef ptrdiff_t group = between_signals(WORK_PER_LOGIT * n_classes * block, n_threads)
         cdef size_t scratch_bytes = sf_array_scratch_bytes(min(block, n), n_classes, view.class_stride)
         _remember_threads(n_threads)
         cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
@@ -422,10 +449,16 @@ cdef class Kernels:
         cdef cnp.ndarray losses = cnp.PyArray_SimpleNew(1, &n, cnp.NPY_DOUBLE)
         cdef double *losses_data = <double *>cnp.PyArray_DATA(losses)
         with nogil:
-            for i in prange(n_blocks, num_threads=n_threads, schedule='static'):
-                status[i] = kernels.cross_entropy(
-                    losses_data, gradient_data, &view, &targets.view, n_classes, i * block,
-                    min((i + 1) * block, n), streams, scratch.data + scratch_bytes * threadid())
+            while first < n_blocks:
+                last = min(first + group, n_blocks)
+                for i in prange(first, last, num_threads=n_threads, schedule='static'):
+                    status[i] = kernels.cross_entropy(
+                        losses_data, gradient_data, &view, &targets.view, n_classes, i * block,
+                        min((i + 1) * block, n), streams, scratch.data + scratch_bytes * threadid())
+                first = last
+                if first < n_blocks:
+                    with gil:
+                        PyErr_CheckSignals()
         for i in range(n_blocks):
             if status[i] != SF_OK:
                 raise IndexError(label_error(&targets.view, status[i], n_classes))

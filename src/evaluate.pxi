@@ -7,8 +7,6 @@ cdef ptrdiff_t MIN_TASKS = 4
 cdef ptrdiff_t TASK_ROWS = 1024
 # Elements of partial gradients that a thread adds at a time: they stay in its first-level cache.
 cdef ptrdiff_t SUM_CHUNK = 2048
-# Floating-point operations between two looks at pending signals: at most a few tenths of a second on one slow core.
-cdef double WORK_BETWEEN_SIGNALS = 2e9
 
 
 cdef int arithmetic_of(dtype) except -1:
@@ -59,7 +57,7 @@ cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models,
                                                               PARTIAL_BYTES // (8 * size * n_evaluations))))
     cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
     cdef double task_work = 4.0 * n_evaluations * n_outputs * (p + 8) * ceil_div(n_blocks, max(1, n_tasks)) * block
-    cdef ptrdiff_t group = max(<ptrdiff_t>n_threads, <ptrdiff_t>min(256.0, WORK_BETWEEN_SIGNALS / task_work))
+    cdef ptrdiff_t group = between_signals(task_work, n_threads)
     cdef ptrdiff_t first, last, task, k, j, bad = SF_OK
     cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
     cdef _Buffer partial = _Buffer((n_tasks * n_evaluations * size) * sizeof(double))
@@ -92,6 +90,7 @@ cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models,
         for of_rows in targets:
             if of_rows.view.labels != NULL and not 0 <= of_rows.view.labels[bad] < n_classes:
                 raise IndexError(label_error(&of_rows.view, bad, n_classes))
+        raise IndexError(f"the labels changed while they were read, about row {bad}")
 
     losses, products = np.zeros(n_evaluations), np.zeros((n_evaluations, n_outputs, p))
     residuals = np.zeros((n_evaluations, n_outputs))

@@ -89,7 +89,8 @@ static ptrdiff_t N(residual_tile)(REAL *s, const REAL *target, const int64_t *la
             outside |= (uint64_t)labels[r] >= (uint64_t)n_classes;
             label[r] = (INT)labels[r];
         }
-        for (ptrdiff_t r = 0; outside; r++)
+        /* Bounded, for the caller's labels may have changed meanwhile. */
+        for (ptrdiff_t r = 0; outside && r < n_rows; r++)
             if (labels[r] < 0 || labels[r] >= n_classes)
                 return r;
     }

@@ -101,7 +101,7 @@ def dual(X, y, t, penalty, weight=None, n_outputs=None, offset=None):
 
 
 def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True, offset=None):
-    """The minimum of the objective by damped Newton steps: coef, intercept, value. For small problems."""
+    """The minimum of the objective by damped Newton steps with exact gradients: coef, intercept, value."""
     n_outputs, n_features = 1 if n_classes == 2 else n_classes, X.shape[1]
     A = np.column_stack([X, np.ones(len(X))]) if fit_intercept else X
     s = np.ones(len(X)) if weight is None else np.asarray(weight)
@@ -115,6 +115,7 @@ def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True, offset=Non
         return value, np.column_stack([grad_coef, grad_intercept]) if fit_intercept else grad_coef
 
     value, gradient = value_and_gradient(theta)
+    damping = 1e-3
     for _ in range(200):
         p = softmax(logits(X, *unpack(theta), n_classes, offset))[:, n_classes - n_outputs :].astype(float)
         hessian = np.zeros((*theta.shape, *theta.shape))
@@ -122,19 +123,25 @@ def newton(X, y, n_classes, penalty, weight=None, fit_intercept=True, offset=Non
             for j in range(n_outputs):
                 hessian[k, :, j] = (A * (s / s.sum() * p[:, k] * ((k == j) - p[:, j]))[:, None]).T @ A
             hessian[k, range(n_features), k, range(n_features)] += penalty
-        # lstsq, for without a reference class one vector added to every class changes nothing.
         system = hessian.reshape(theta.size, theta.size)
-        step = np.linalg.lstsq(system, gradient.astype(float).ravel(), rcond=1e-14)[0].reshape(theta.shape)
-        length, before = 1.0, value
-        while length > 1e-10:
-            value, gradient = value_and_gradient(theta - length * step)
-            if value <= before:
+        before, steepness = value, np.linalg.norm(gradient.astype(float))
+        for _ in range(25):
+            # The damping is what moves intercepts where offsets leave no curvature, and what makes the system regular:
+            # without a reference class one vector added to every class changes nothing.
+            damped = system + damping * np.eye(theta.size)
+            trial = theta - np.linalg.solve(damped, gradient.astype(float).ravel()).reshape(theta.shape)
+            if n_outputs > 1:
+                trial -= trial.mean(axis=0)
+            value, slope = value_and_gradient(trial)
+            # Where the value has no more digits to lose, the gradient still has.
+            flat = value <= before + 10 * np.finfo(EXACT).eps * abs(before)
+            if value < before - 1e-15 or (flat and np.linalg.norm(slope.astype(float)) < steepness / 2):
                 break
-            length /= 2
-        if value >= before:
-            break
-        theta = theta - length * step
-    return *unpack(theta), min(value, before)
+            damping *= 4
+        else:
+            return *unpack(theta), before
+        theta, gradient, damping = trial, slope, max(damping / 8, 1e-13 * system.max())
+    return *unpack(theta), value
 
 
 def penalty_norms(coef, by_feature):

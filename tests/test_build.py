@@ -36,12 +36,13 @@ RANK = {
     "objective": 7,
     "separation": 7,
     "solvers": 8,
-    "estimator": 9,
-    "plotting": 10,
-    "tables": 10,
-    "model_file": 10,
-    "commands": 11,
-    "cli": 12,
+    "sampled_start": 9,
+    "estimator": 10,
+    "plotting": 11,
+    "tables": 11,
+    "model_file": 11,
+    "commands": 12,
+    "cli": 13,
 }
 
 

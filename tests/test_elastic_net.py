@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import reference
+import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_iris, load_wine
@@ -39,7 +40,7 @@ def objective_of(X, labels, weight, penalty, l1_ratio, *, by_feature=False, fit_
     n_classes = int(labels.max()) + 1
     return SoftmaxObjective(
         DenseSource(X, labels, n_classes, weight),
-        penalty=penalty,
+        strength=penalty,
         l1_ratio=l1_ratio,
         by_feature=by_feature,
         fit_intercept=fit_intercept,
@@ -114,14 +115,37 @@ def test_coefficients_are_scikit_learns(binary, l1_ratio, C):
     np.testing.assert_array_equal(model.predict(X), theirs.predict(X))
 
 
-@pytest.mark.parametrize("name", ["dna"])
-def test_coefficients_are_scikit_learns_on_real_data(name, data_dir):
-    file = np.load(data_dir / f"{name}.npz")
-    X, y = file["X"].astype(float), file["y"]
-    model = SoftmaxRegression(0.1, l1_ratio=1.0, tol=1e-10).fit(X, y)
-    theirs = LogisticRegression(C=0.1, l1_ratio=1.0, solver="saga", tol=1e-8, max_iter=10_000, random_state=0).fit(X, y)
-    np.testing.assert_array_equal(model.coef_ == 0, theirs.coef_ == 0)
-    np.testing.assert_allclose(model.coef_, theirs.coef_, atol=1e-5)
+def anes96(request):
+    data = sm.datasets.anes96.load_pandas().data
+    X = data[["logpopul", "selfLR", "age", "educ", "income"]].to_numpy(float)
+    return (X - X.mean(axis=0)) / X.std(axis=0), data["PID"].to_numpy(int), 0.01
+
+
+def dna(request):
+    file = np.load(request.getfixturevalue("data_dir") / "dna.npz")
+    return file["X"].astype(float), file["y"].astype(int) - file["y"].min(), 0.02
+
+
+@pytest.mark.parametrize("sparsity", ["coefficient", "feature"])
+@pytest.mark.parametrize("load", [anes96, dna])
+def test_zeros_and_coefficients_on_real_data(load, sparsity, request):
+    """To 1e-8 those of proximal gradient and of saga, which converges linearly under so strong a penalty."""
+    X, y, C = load(request)
+    by_feature, n_classes = sparsity == "feature", int(y.max()) + 1
+    coef, intercept, value = reference.proximal_gradient(X, y, n_classes, 1 / (C * len(y)), 1.0, by_feature)
+    theirs = [coef]
+    if not by_feature:
+        saga = LogisticRegression(C=C, l1_ratio=1.0, solver="saga", tol=1e-12, max_iter=1000, random_state=0)
+        theirs.append(saga.fit(X, y).coef_)
+    model = SoftmaxRegression(C, l1_ratio=1.0, sparsity=sparsity, tol=1e-11).fit(X, y)
+    assert 0.2 < (model.coef_ == 0).mean() < 1
+    for other in theirs:
+        np.testing.assert_array_equal(model.coef_ == 0, other == 0)
+        assert np.abs(model.coef_ - other).max() <= 1e-8 * np.abs(other).max()
+    np.testing.assert_allclose(model.objective_, float(value), rtol=1e-13)
+    # The proximal gradient's own conditions of optimality.
+    model.coef_, model.intercept_ = coef, intercept
+    assert_optimal(model, X, y, slack=1e-12)
 
 
 def awkward_columns(X):
@@ -284,14 +308,6 @@ def test_strong_penalties_leave_the_class_frequencies():
     model = SoftmaxRegression(1e-4, l1_ratio=1.0, tol=1e-12).fit(X[:130], y[:130])
     assert not model.coef_.any()
     np.testing.assert_allclose(model.predict_proba(X[:1])[0], np.bincount(y[:130]) / 130, rtol=1e-6)
-
-
-@pytest.mark.parametrize("n_threads", [2, 5])
-def test_fit_has_the_same_bits_for_any_number_of_threads(n_threads, rng):
-    X, y = rng.normal(size=(3000, 20)).astype(np.float32), rng.integers(0, 4, 3000)
-    one, many = (SoftmaxRegression(0.05, l1_ratio=0.9, n_threads=n).fit(X, y) for n in (1, n_threads))
-    np.testing.assert_array_equal(one.coef_, many.coef_)
-    assert one.duality_gap_ == many.duality_gap_
 
 
 def test_warm_start_continues():

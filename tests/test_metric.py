@@ -70,7 +70,7 @@ def test_sample_estimates_second_moments(weighted, rng):
 
 def test_metric_is_near_the_inverse_hessian(rng):
     X, labels = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
-    objective = SoftmaxObjective(DenseSource(X, labels, 3), penalty=0.1, fit_intercept=True, n_outputs=3)
+    objective = SoftmaxObjective(DenseSource(X, labels, 3), strength=0.1, fit_intercept=True, n_outputs=3)
     coef, intercept, _ = reference.newton(X, labels, 3, 0.1)
     point = objective(objective.pack(coef.astype(float), intercept.astype(float)))
     multiply = objective.metric(point)
@@ -98,7 +98,7 @@ def test_badly_scaled_correlated_features_take_tens_of_passes(scale, C, rng):
 def test_many_coefficients_fall_back_to_blocks(rng):
     X = rng.normal(size=(3000, 300))
     y = (X[:, :20] + rng.gumbel(size=(3000, 20))).argmax(axis=1)
-    objective = SoftmaxObjective(DenseSource(X, y, 20), penalty=1e-3, fit_intercept=True, n_outputs=20)
+    objective = SoftmaxObjective(DenseSource(X, y, 20), strength=1e-3, fit_intercept=True, n_outputs=20)
     start = objective(objective.pack(np.zeros((20, 300)), np.zeros(20)))
     multiply = objective.metric(start)
     only_first = np.zeros(start.x.size)

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import struct
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,29 @@ def test_the_same_bits_come_back(path, kind):
         assert loaded.predict_proba(rows).tobytes() == model.predict_proba(rows).tobytes()
     kept = {name: value for name, value in vars(model).items() if name != "history_"}
     np.testing.assert_equal(vars(loaded), kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (
+            {"verbose": True, "fit_intercept": 1, "warm_start": 1},
+            {"verbose": 1, "fit_intercept": True, "warm_start": True},
+        ),
+        ({"verbose": None, "fit_intercept": "", "warm_start": []}, {"verbose": 0, "fit_intercept": False}),
+        ({"verbose": -1, "fit_intercept": np.True_}, {"verbose": 1, "fit_intercept": True}),
+        ({"verbose": 2.5, "warm_start": None}, {"verbose": 1, "warm_start": False}),
+        ({"verbose": np.int8(3), "n_threads": np.int64(1)}, {"verbose": 3, "n_threads": 1}),
+        ({"C": True, "l1_ratio": False, "tol": Fraction(1, 1000)}, {"C": 1.0, "l1_ratio": 0.0, "tol": 1e-3}),
+        ({"C": Fraction(1, 2), "max_iter": 10**30, "n_threads": 10**30}, {"C": 0.5, "max_iter": 10**30}),
+    ],
+)
+def test_what_a_fit_takes_is_saved(path, given, kept):
+    model = SoftmaxRegression(**given).fit(X, LABELS["int64"])
+    save(model, path)
+    loaded, _ = load(path)
+    assert {name: loaded.get_params()[name] for name in kept} == kept
+    assert loaded.predict_proba(X).tobytes() == model.predict_proba(X).tobytes()
 
 
 def test_parameters_and_feature_names_come_back(path):

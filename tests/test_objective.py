@@ -22,7 +22,7 @@ def problem(seed, n=40, p=4, n_classes=3, *, weighted=True, scale=1.0):
 def objective_of(X, labels, weight, *, penalty=0.05, fit_intercept=True, n_classes=3):
     n_outputs = 1 if n_classes == 2 else n_classes
     source = DenseSource(X, labels, n_classes, weight)
-    return SoftmaxObjective(source, penalty=penalty, fit_intercept=fit_intercept, n_outputs=n_outputs)
+    return SoftmaxObjective(source, strength=penalty, fit_intercept=fit_intercept, n_outputs=n_outputs)
 
 
 def plain_value(X, labels, weight, coef, intercept, penalty):

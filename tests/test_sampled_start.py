@@ -44,7 +44,7 @@ def test_few_rows_have_no_sample(rng):
 
 def objective_of(X, y):
     source = DenseSource(X, y, int(y.max()) + 1)
-    return SoftmaxObjective(source, penalty=1 / len(y), fit_intercept=True, n_outputs=source.n_classes)
+    return SoftmaxObjective(source, strength=1 / len(y), fit_intercept=True, n_outputs=source.n_classes)
 
 
 def test_sample_estimates_the_objective(rng):

@@ -1,8 +1,12 @@
 """Threads: the same bits, calls side by side, forks, instruction sets by environment, bounded memory."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -93,3 +97,58 @@ def test_memory_does_not_grow_with_the_rows():
     kib = [int(run(code.replace("ROWS", str(n)))[1]) for n in (200_000, 3_000_000)]
     # An array of n x K float32 would take 15 and 230 MiB.
     assert max(kib) < 12 * 1024, kib
+
+
+def predict(n):
+    X, coef = np.broadcast_to(np.ones(1000), (n, 1000)), np.ones((10, 1000))
+    _core.default.predict(_core.Rows(X), coef, np.zeros(10), 10, _core.SOFTMAX)
+
+
+def logsumexp(n):
+    softfast.logsumexp(np.broadcast_to(np.arange(1000.0), (n, 1000)), n_threads=1)
+
+
+def cross_entropy(n):
+    softfast.cross_entropy(np.broadcast_to(np.arange(1000.0), (n, 1000)), np.zeros(n, int), n_threads=1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="signals can't be raised here")
+@pytest.mark.parametrize("call", [predict, logsumexp, cross_entropy])
+def test_an_interrupt_ends_a_long_call_early(call):
+    begin = time.thread_time()
+    call(20_000)
+    whole = 50 * (time.thread_time() - begin)
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    begin = time.thread_time()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        call(1_000_000)
+    assert time.thread_time() - begin < 0.6 * whole
+
+
+def test_labels_that_change_meanwhile_end_in_an_error_or_a_number(rng):
+    n, stop = 20_000, threading.Event()
+    X, labels = rng.normal(size=(n, 1)), np.zeros(n, np.int64)
+    rows, targets = _core.Rows(X), _core.Targets(labels)
+
+    def change():
+        while not stop.is_set():
+            labels[:] = 5
+            labels[:] = 1
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    losses, errors = [], []
+    try:
+        for _ in range(1000):
+            try:
+                losses.append(_core.default.loss_gradient(rows, targets, np.ones((3, 1)), np.zeros(3), 3)[0])
+            except IndexError as error:
+                errors.append(str(error))
+    finally:
+        stop.set()
+        thread.join()
+    assert np.isfinite(losses).all()
+    assert errors
+    for error in errors:
+        assert int(re.search(r"row (\d+)", error)[1]) < n

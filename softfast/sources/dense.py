@@ -34,7 +34,7 @@ class DenseSource:
     ) -> None:
         self._X = X
         self._plain_rows = as_rows("X", X)
-        self._rows = self._plain_rows if offset is None else as_rows("X", X, offset)
+        self._rows = self._plain_rows if offset is None else _core.Rows(self._plain_rows.X, offset)
         self._q = targets
         self._targets = _core.Targets(targets, weight)
         self._given = weight
