@@ -62,11 +62,12 @@ class DenseSource:
             sums[1] += w @ x
             sums[2] += w @ np.square(x, out=x)
         size, rest, square = sums / self.total_weight
-        return Moments(shift + rest, np.maximum(square - rest**2, 0), size, *self._target_moments())
+        variance = np.maximum(square - rest**2, 0)
+        return Moments(self.n_rows, self.total_weight, shift + rest, variance, size, *self._target_moments())
 
     def _target_moments(self) -> tuple[Vector, Vector, float, float]:
         """The means of targets and offsets, in the order of `Moments`."""
-        class_mean = self._class_sums(self._given) / self.total_weight
+        class_mean = self._class_sums() / self.total_weight
         if self._offset is None:
             return class_mean, np.zeros(self.n_classes), 0.0, 0.0
         largest = np.maximum(self._offset.max(axis=1), -self._offset.min(axis=1))
@@ -82,30 +83,36 @@ class DenseSource:
             float(of_target) / self.total_weight,
         )
 
-    def _class_sums(self, weight: Vector | None = None) -> Vector:
+    def _class_sums(self) -> Vector:
         """The weighted sums of the targets, (K,)."""
+        weight = self._given
         if self._q.ndim == 1:
             return np.bincount(self._q, weights=weight, minlength=self.n_classes).astype(np.float64)
         # einsum converts float32 a little at a time; a product of matrices would copy the whole.
         return np.asarray(np.einsum("i,ik->k", np.ones(self.n_rows) if weight is None else weight, self._q))
 
-    def sample(self, n_rows: int, moments: Moments) -> RowSample:
-        """A random sample of about n_rows rows, likelier where class or features are rare; always the same one."""
+    def sample(self, n_rows: int, moments: Moments, *, seed: int = 0) -> RowSample:
+        """A random sample of about n_rows rows, likelier where class or features are rare; always the same one.
+
+        A part of the rows gives what it has of a sample of all, with the moments of all and a seed of its own: it needs
+        no sum over the others, as the mean of each of the three terms of `share` is known.
+        """
         weight = np.ones(self.n_rows) if self._weight is None else self._weight
-        if n_rows >= self.n_rows:
-            return RowSample(self._X.astype(np.float64), self._q, weight / self.total_weight, self._offset)
-        variance = moments.feature_variance
-        inverse = np.divide(1, variance, out=np.zeros_like(variance), where=variance > 0)
+        if n_rows >= moments.n_rows:
+            return RowSample(self._X.astype(np.float64), self._q, weight / moments.total_weight, self._offset)
+        variance, frequency = moments.feature_variance, moments.class_mean
+        # What is left of a constant column after centring is rounding, not spread.
+        varies = variance > 1e-28 * moments.feature_mean**2
+        inverse = np.divide(1, variance * varies.sum(), out=np.zeros_like(variance), where=varies)
+        rareness = np.divide(1, self.n_classes * frequency, out=np.zeros(self.n_classes), where=frequency > 0)
         distance = np.concatenate([np.square(x - moments.feature_mean) @ inverse for x in self._chunks()])
-        counts = self._class_sums()
-        rareness = np.divide(1, counts, out=np.zeros(self.n_classes), where=counts > 0)
         rarity = rareness[self._q] if self._q.ndim == 1 else np.einsum("k,ik->i", rareness, self._q)
-        shares = 1 / self.n_rows + rarity / self.n_classes + distance / (distance.sum() or 1.0)
-        chance = np.minimum(1, n_rows * shares / 3)
-        chosen = np.flatnonzero(np.random.default_rng(0).random(self.n_rows) < chance)
-        share = weight[chosen] / (chance[chosen] * self.total_weight)
+        share = weight * (1 + rarity + distance) / (3 * moments.total_weight)
+        chance = np.minimum(1, n_rows * share)
+        chosen = np.flatnonzero(np.random.default_rng(seed).random(self.n_rows) < chance)
         offset = None if self._offset is None else self._offset[chosen]
-        return RowSample(self._X[chosen].astype(np.float64), self._q[chosen], share, offset)
+        scaled = weight[chosen] / (chance[chosen] * moments.total_weight)
+        return RowSample(self._X[chosen].astype(np.float64), self._q[chosen], scaled, offset)
 
     def _chunks(self) -> Iterator[NDArray[np.float64]]:
         """The rows in float64, some at a time."""
