@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from softfast.config import show_config
     from softfast.estimator import SoftmaxRegression
     from softfast.plotting import ConvergenceDisplay
-    from softfast.streams import from_batches, from_npy
+    from softfast.streams import from_batches, from_npy, from_parquet
 
 __version__ = _core.VERSION
 
@@ -31,6 +31,7 @@ __all__ = [
     "cross_entropy_gradient",
     "from_batches",
     "from_npy",
+    "from_parquet",
     "log_softmax",
     "logsumexp",
     "loss_gradient",
@@ -43,6 +44,7 @@ _LAZY = {
     "SoftmaxRegression": "softfast.estimator",
     "from_batches": "softfast.streams",
     "from_npy": "softfast.streams",
+    "from_parquet": "softfast.streams",
     "show_config": "softfast.config",
 }
 

@@ -49,6 +49,8 @@ class Reader(Protocol):
     feature_names: list[str] | None
     slow: bool
     """Whether reading takes much longer than a pass over what has been read."""
+    finite: bool
+    """Whether it looks for NaN and infinity in X itself."""
 
     def chunks(self) -> Iterator[Chunk]:
         """One reading of all rows."""
@@ -72,7 +74,7 @@ class NpyReader:
     """An array (n, p) in a .npy file, mapped: chunks are views of it, in C or F order, and are never copied."""
 
     feature_names: list[str] | None = None
-    slow = False
+    slow = finite = False
 
     def __init__(self, path: str | os.PathLike[str], y: Any, weight: Any) -> None:
         self._path = Path(path)
@@ -159,7 +161,7 @@ class BatchReader:
 
     name = "batches"
     feature_names: list[str] | None = None
-    slow = False
+    slow = finite = False
 
     def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
         if not callable(factory):

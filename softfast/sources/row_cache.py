@@ -52,7 +52,10 @@ class RowCache:
 
     def finish(self) -> None:
         """All has been written."""
-        self._map = np.frombuffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), dtype=self._dtype)
+        # The mapping holds the file.
+        with self._file:
+            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map = np.frombuffer(mapped, dtype=self._dtype)
 
     def again(self) -> Iterator[Real]:
         """The chunks, views of the file, whose pages are in memory."""

@@ -182,9 +182,8 @@ def _checked(reader: Reader) -> Iterator[Chunk]:
                 f"{chunk.where(0)}: X has {X.shape[1]} features of {X.dtype}, but the rows before have "
                 f"{expected[0]} of {expected[1]}"
             )
-        finite = np.isfinite(X)
-        if not finite.all():
-            row, column = (int(i) for i in np.argwhere(~finite)[0])
+        if not (reader.finite or np.isfinite(X).all()):
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(X))[0])
             name = reader.feature_names[column] if reader.feature_names else column
             raise RowsError(f"{chunk.where(row)}, feature {name!r}: got {X[row, column]}; accepted are finite numbers")
         if weight is not None:
