@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
+from typer.testing import CliRunner
 
 import softfast
-from softfast import SoftmaxRegression
+from softfast import SoftmaxRegression, commands, model_file
 from softfast.sources import readers
 
 NAMES = ["a", "b", "c", "d"]
@@ -153,7 +154,7 @@ def test_schema_that_changes_between_files(column, folder, table):
 def test_damaged_files(folder, table, tmp_path):
     whole = (folder / "1.parquet").read_bytes()
     (folder / "2.pq").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"2\.pq: damaged or cut off, not a whole parquet file"):
+    with pytest.raises(ValueError, match=r"2\.pq: damaged or cut off, not a whole Parquet file"):
         softfast.from_parquet(folder, target="tree")
     # A page in the middle: found when it is decoded.
     begin = parquet.ParquetFile(folder / "1.parquet").metadata.row_group(2).column(1).data_page_offset
@@ -207,3 +208,52 @@ assert threading.active_count() == 1
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "the disk is full" in out
     assert not list(disk.iterdir())
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def test_commands_take_folders(folder, table, tmp_path):
+    whole, model = tmp_path / "whole.parquet", tmp_path / "m.safetensors"
+    parquet.write_table(table.drop_columns(["w"]), whole)
+    for path in folder.rglob("*.p*q*"):
+        if not path.name.startswith("."):
+            parquet.write_table(parquet.read_table(path).drop_columns(["w"]), path)
+    feather.write_feather(table[310:].drop_columns(["w"]), folder / "more" / "3.arrow")
+    inside = run("fit", whole, "--target", "tree", "--out", tmp_path / "inside.safetensors").stdout
+    assert "900 rows, 4 features, float64\n" in inside
+    for file in (folder, whole):
+        out = run("fit", file, "--target", "tree", "--out", model, "--memory-limit", 1e-6, "--cache", tmp_path).stdout
+        assert "900 rows, 4 features, float64, in parts" in out
+        assert out.splitlines()[-2] == inside.splitlines()[-2]
+    streamed, metadata = model_file.load(model)
+    assert (metadata["feature_names"], metadata["target"]) == (NAMES, "tree")
+    # A feature that a file has in another place, and one that the model does not know.
+    moved = table.select(["d", "w", "c", "b", "a", "tree"])
+    parquet.write_table(moved, tmp_path / "moved.parquet")
+    X, y, _ = arrays(table)
+    for file in (folder, whole, tmp_path / "moved.parquet"):
+        run("predict", model, file, "--out", tmp_path / "p.parquet")
+        predictions = parquet.read_table(tmp_path / "p.parquet")
+        np.testing.assert_array_equal(predictions.column("prediction").to_pylist(), labels_of(streamed, X))
+        np.testing.assert_allclose(predictions.column("proba_oak"), proba_of(streamed, X)[:, 1], rtol=1e-12)
+        evaluated = run("evaluate", model, file).stdout
+        assert f"{(labels_of(streamed, X) == y).mean():.4f}" in evaluated
+    message = run("fit", folder, "--out", model, code=2).stderr
+    assert "the column of labels must be named" in message
+    message = run("evaluate", model, folder, "--target", "d", code=2).stderr
+    assert "the model does not know the labels" in message
+    parquet.write_table(table.drop_columns(["a", "w"]), folder / "1.parquet")
+    assert "the model's features 'a' are missing" in run("predict", model, folder, "--out", "p.csv", code=2).stderr
+
+
+def labels_of(model, X):
+    return model.classes_[(X @ model.coef_.T + model.intercept_).argmax(axis=1)]
+
+
+def proba_of(model, X):
+    z = np.exp(X @ model.coef_.T + model.intercept_)
+    return z / z.sum(axis=1, keepdims=True)

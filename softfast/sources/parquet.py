@@ -13,11 +13,20 @@ from softfast.sources.readers import Chunk, Real, RowsError, chunk_rows
 from softfast.tables.arrow import choose_columns, fill, read_labels, type_of
 from softfast.tables.common import ACCEPTED, Request, TableError
 
-_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}
+# Their endings: what Arrow calls them, and what everyone does.
+_FORMATS = {
+    ".parquet": ("parquet", "Parquet"),
+    ".pq": ("parquet", "Parquet"),
+    ".arrow": ("ipc", "Arrow"),
+    ".feather": ("ipc", "Arrow"),
+}
 
 
 class ParquetReader:
-    """The columns that are needed of one file after another, in the order of their names."""
+    """The columns that are needed of one file after another, in the order of their names.
+
+    If not `labelled`, the column `target` is passed over.
+    """
 
     slow = finite = True
 
@@ -27,20 +36,23 @@ class ParquetReader:
         target: str | None,
         features: Sequence[str] | None,
         weight: str | None,
+        *,
+        labelled: bool = True,
     ) -> None:
         self.name = str(path)
         self._files = _files(Path(path))
-        self._target, self._weight = target, weight
         first, names = self._files[0], self._schema(self._files[0]).names
         # An index that pandas keeps is no column of the table, and pandas does not read it as one.
         names = [name for name in names if not name.startswith("__index_level_")]
         if weight is not None and weight not in names:
             raise RowsError(f"{first}: there is no column {weight!r} of weights; the columns are {', '.join(names)}")
-        chosen = Request(target, features, None, labelled=target is not None)
-        features, _ = choose_columns(first, names, chosen)
+        request = Request(target, features, None, labelled=labelled and target is not None)
+        features, self._target = choose_columns(first, names, request)
+        self._weight = weight
         self.feature_names: list[str] | None = [name for name in features if name != weight]
         self._features = self.feature_names
-        self._columns = [*self._features, *(name for name in (target, weight) if name is not None)]
+        others = [name for name in (self._target, weight) if name is not None]
+        self._columns = list(dict.fromkeys([*self._features, *others]))
         self._types = [self._schema(first).field(name).type for name in self._columns]
         self._dtype = type_of(self._schema(first), self._features)
         self._require_numbers(first)
@@ -77,7 +89,7 @@ class ParquetReader:
         from pyarrow import dataset
 
         try:
-            return dataset.dataset(path, format=_FORMATS[path.suffix.lower()])
+            return dataset.dataset(path, format=_FORMATS[path.suffix.lower()][0])
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
 
@@ -191,7 +203,7 @@ def _files(path: Path) -> list[Path]:
 
 def _damaged(path: Path, error: Exception) -> TableError:
     detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return TableError(f"{path}: damaged or cut off, not a whole {_FORMATS[path.suffix.lower()]} file ({detail})")
+    return TableError(f"{path}: damaged or cut off, not a whole {_FORMATS[path.suffix.lower()][1]} file ({detail})")
 
 
 def _cell(path: Path, begin: int, name: str, row: int) -> str:

@@ -72,6 +72,11 @@ class StreamedRows:
         """Names of the features, where they have any."""
         return self._reader.feature_names
 
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes that X would take in memory; None where that is not known before reading."""
+        return self._reader.size()
+
     def __repr__(self) -> str:
         return f"<StreamedRows of {self._reader.name}>"
 
