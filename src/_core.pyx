@@ -121,6 +121,10 @@ cdef class Rows:
     def n_features(self):
         return self.view.n_features
 
+    @property
+    def n_entries(self):
+        return self.view.n_rows * self.view.n_features
+
     cdef int check(self, ptrdiff_t n_features, ptrdiff_t n_classes) except -1:
         if n_features != self.view.n_features:
             raise ValueError(f"coef has {n_features} columns for {self.view.n_features} features")
