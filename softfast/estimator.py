@@ -1,7 +1,6 @@
 """Softmax regression as a scikit-learn estimator."""
 
 import math
-import time
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -9,24 +8,28 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
-from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
-from softfast.progress import Iteration, Progress
+from softfast.monitor import Monitor
+from softfast.objective import LARGEST_WHOLE, SoftmaxObjective
+from softfast.progress import Iteration
 from softfast.separation import Separation, find_separation
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
+from softfast.sources.csr import CsrSource
 from softfast.sources.dense import DenseSource
 from softfast.targets import encode, is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
 from softfast.validation import as_offset, as_rows, as_weight, require_finite
 
 Vector = NDArray[np.float64]
+_DTYPES = [np.float64, np.float32]
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
@@ -177,8 +180,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
-            Finite numbers; float32 and float64 are read where they lie, in C or F order. Data frames are accepted.
+        X : array_like or sparse matrix or array of shape (n, p)
+            Finite numbers; float32 and float64 are read where they lie, in C or F order or CSR. Data frames are
+            accepted, and other sparse formats, which are converted to CSR once.
         y : array_like of shape (n,) or (n, K)
             Labels of any kind, at least two different ones; or soft labels, K >= 2 probabilities whose rows sum to 1,
             each class above 0 in some row: then the classes are 0..K-1.
@@ -217,14 +221,16 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Self:
         self._check_parameters()
         if is_soft(y):
-            X = validate_data(self, X, dtype=[np.float64, np.float32])
+            X = validate_data(self, X, dtype=_DTYPES, accept_sparse="csr")
         else:
-            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=False)
-        weight = as_weight(sample_weight, len(X))
-        classes, targets, weight = encode(y, len(X), X.dtype, weight, self.class_weight)
+            X, y = validate_data(self, X, y, dtype=_DTYPES, accept_sparse="csr")
+        n_rows = X.shape[0]
+        weight = as_weight(sample_weight, n_rows)
+        classes, targets, weight = encode(y, n_rows, X.dtype, weight, self.class_weight)
         n_outputs = 1 if len(classes) == 2 else len(classes)
-        shifts = as_offset(offset, len(X), len(classes), one_logit=n_outputs == 1)
-        source = DenseSource(X, targets, len(classes), weight, offset=shifts, n_threads=self.n_threads)
+        shifts = as_offset(offset, n_rows, len(classes), one_logit=n_outputs == 1)
+        source_type = CsrSource if issparse(X) else DenseSource
+        source = source_type(X, targets, len(classes), weight, offset=shifts, n_threads=self.n_threads)
         penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
         objective = SoftmaxObjective(
             source,
@@ -238,7 +244,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
             coef[:], intercept[:] = self.coef_, self.intercept_
-        with _Monitor(
+        with Monitor(
             objective, self.tol, certified=penalty > 0, verbose=self.verbose, callback=self.callback
         ) as monitor:
             start = objective(objective.pack(coef, intercept))
@@ -306,7 +312,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         """Whether the penalty has absolute values."""
         return bool(self.l1_ratio > 0 and not math.isinf(self.C))
 
-    def _shortfall(self, status: str, monitor: "_Monitor", separation: Separation | None) -> str:
+    def _shortfall(self, status: str, monitor: Monitor, separation: Separation | None) -> str:
         """Why the fit has not converged, and what it reached."""
         if separation is not None:
             return separation.describe(self.classes_, getattr(self, "feature_names_in_", None))
@@ -322,7 +328,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p)
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -338,7 +344,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p)
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -353,7 +359,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p)
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -368,7 +374,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p)
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -387,7 +393,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p)
         y : array_like of shape (n,)
             Labels. For probabilities the cross-entropy is
             ``softfast.cross_entropy(model.predict_log_proba(X), y)``.
@@ -414,16 +420,19 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     def _predict(self, X: Any, code: int, offset: ArrayLike | None) -> NDArray[Any]:
         if not self._is_plain(X):
             check_is_fitted(self)
-            X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+            X = validate_data(self, X, reset=False, dtype=_DTYPES, accept_sparse="csr")
         n_classes = len(self.classes_)
-        n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
-        shifts = as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2)
-        result, finite = _core.default.predict(
-            as_rows("X", X, shifts), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
-        )
-        if not finite:
+        rows = as_rows("X", X, as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2))
+        n_threads = resolve_threads(self.n_threads, 2.0 * (rows.n_entries + 20 * rows.n_rows) * n_classes)
+        result, finite = _core.default.predict(rows, self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
+        if not finite and isinstance(rows, _core.Rows):
             require_finite("X", X)
         return result
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def _is_plain(self, X: Any) -> bool:
         """Whether X is what scikit-learn's validation would return as it is, but for the search for NaN.
@@ -440,57 +449,3 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             and "coef_" in self.__dict__
             and "feature_names_in_" not in self.__dict__
         )
-
-
-class _Monitor:
-    """Judges each iterate: keeps the history and the best certificate, tells of it, says when to stop."""
-
-    def __init__(
-        self,
-        objective: SoftmaxObjective,
-        tol: float,
-        *,
-        certified: bool,
-        verbose: int,
-        callback: Callable[[Iteration], object] | None,
-    ) -> None:
-        self._objective = objective
-        self._tol = tol
-        self._certified = certified
-        self.name = "relative duality gap" if certified else "scaled gradient"
-        self._progress = Progress(verbose, self.name, tol)
-        self._callback = callback
-        self.cancelled = False
-        self._start = time.perf_counter()
-        self._lower_bound = -math.inf
-        self.gap = math.nan
-        self.measure = math.inf
-        self.history: dict[str, list[float]] = {"pass": [], "time": [], "objective": [], "gap": []}
-
-    def __enter__(self) -> Self:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.__exit__(*exception)
-
-    def stop(self, point: Point) -> bool:
-        """Whether the point is optimal to `tol`, or the callback asks to stop short of that."""
-        if self._certified:
-            # Every iterate's dual value bounds the optimum from below, so the best one certifies all. The gap of a
-            # point is a difference in which the rounding of its value cancels; between two points it does not.
-            self._lower_bound = max(self._lower_bound, point.value - point.gap - point.rounding)
-            self.gap = min(point.gap, point.value - self._lower_bound + point.rounding)
-            self.measure = self.gap / max(1.0, point.value)
-        else:
-            self.measure = float(np.abs(point.gradient).max(initial=0.0))
-        entry = (self._objective.n_passes, time.perf_counter() - self._start, point.value, self.gap)
-        iteration = len(self.history["pass"])
-        for values, value in zip(self.history.values(), entry, strict=True):
-            values.append(value)
-        self._progress.update(self._objective.n_passes, point.value, self.measure)
-        converged = self.measure <= self._tol
-        if self._callback is not None:
-            wish = self._callback(Iteration(iteration, *entry, lambda: self._objective.unpack(point.x)))
-            self.cancelled = bool(wish) and not converged
-        return converged or self.cancelled

@@ -35,6 +35,7 @@ RANK = {
     "certificate": 6,
     "objective": 7,
     "separation": 7,
+    "monitor": 8,
     "solvers": 8,
     "estimator": 9,
     "plotting": 10,
