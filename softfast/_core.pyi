@@ -24,6 +24,25 @@ class Rows:
     def n_rows(self) -> int: ...
     @property
     def n_features(self) -> int: ...
+    @property
+    def n_entries(self) -> int: ...
+
+@final
+class SparseRows:
+    dtype: np.dtype[Any]
+    n_entries: int
+    def __init__(
+        self,
+        data: NDArray[Any],
+        indices: NDArray[Any],
+        indptr: NDArray[Any],
+        n_features: int,
+        offset: NDArray[np.float64] | None = None,
+    ) -> None: ...
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def n_features(self) -> int: ...
 
 @final
 class Targets:
@@ -38,7 +57,7 @@ class Kernels:
     def name(self) -> str: ...
     def loss_gradient(
         self,
-        X: Rows,
+        X: Rows | SparseRows,
         targets: Targets,
         coef: NDArray[np.float64],
         intercept: NDArray[np.float64],
@@ -60,7 +79,7 @@ class Kernels:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
     def hessian_vector(
         self,
-        X: Rows,
+        X: Rows | SparseRows,
         targets: Targets,
         coef: NDArray[np.float64],
         intercept: NDArray[np.float64],
@@ -74,7 +93,7 @@ class Kernels:
     def gram(self, X: Rows, weight: NDArray[np.float64], *, n_threads: int = 1) -> NDArray[np.float64]: ...
     def predict(
         self,
-        X: Rows,
+        X: Rows | SparseRows,
         coef: NDArray[np.float64],
         intercept: NDArray[np.float64],
         n_classes: int,

@@ -25,7 +25,7 @@ from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.streamed import StreamedRows
 from softfast.targets import is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
-from softfast.training import training
+from softfast.training import REAL_TYPES, training
 from softfast.validation import as_offset, as_rows, require_finite
 
 Vector = NDArray[np.float64]
@@ -185,10 +185,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p), or StreamedRows
-            Finite numbers; float32 and float64 are read where they lie, in C or F order. Data frames are accepted. Or
-            rows from `from_npy`, `from_parquet` or `from_batches`, which need not fit in memory and bring labels and
-            weights: then `y`, `sample_weight` and `offset` are None.
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
+            Finite numbers; float32 and float64 are read where they lie, in C or F order or CSR. Data frames are
+            accepted, and other sparse formats, which are converted to CSR once. Or rows from `from_npy`, `from_parquet`
+            or `from_batches`, which need not fit in memory and bring labels and weights: then `y`, `sample_weight` and
+            `offset` are None.
         y : array_like of shape (n,) or (n, K)
             Labels of any kind, at least two different ones; or soft labels, K >= 2 probabilities whose rows sum to 1,
             each class above 0 in some row: then the classes are 0..K-1.
@@ -327,7 +328,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p), or StreamedRows
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -343,7 +344,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p), or StreamedRows
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -358,7 +359,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p), or StreamedRows
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -373,7 +374,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p), or StreamedRows
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -392,7 +393,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p), or StreamedRows
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
             The latter bring labels and weights: then `y` and `sample_weight` are None.
         y : array_like of shape (n,)
             Labels. For probabilities the cross-entropy is
@@ -433,19 +434,23 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             return np.concatenate([result for result, _, _ in self._streamed(X, code, offset)])
         if not self._is_plain(X):
             check_is_fitted(self)
-            X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+            X = validate_data(self, X, reset=False, dtype=REAL_TYPES, accept_sparse="csr")
         return self._map(X, code, as_offset(offset, X.shape[0], len(self.classes_), one_logit=len(self.classes_) == 2))
 
-    def _map(self, X: NDArray[Any], code: int, shifts: NDArray[np.float64] | None) -> NDArray[Any]:
+    def _map(self, X: Any, code: int, shifts: NDArray[np.float64] | None) -> NDArray[Any]:
         """The map of the logits of rows (n, p) that have been looked at, but for the search for NaN."""
         n_classes = len(self.classes_)
-        n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
-        result, finite = _core.default.predict(
-            as_rows("X", X, shifts), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
-        )
-        if not finite:
+        rows = as_rows("X", X, shifts)
+        n_threads = resolve_threads(self.n_threads, 2.0 * (rows.n_entries + 20 * rows.n_rows) * n_classes)
+        result, finite = _core.default.predict(rows, self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
+        if not finite and isinstance(rows, _core.Rows):
             require_finite("X", X)
         return result
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def _streamed(
         self, rows: StreamedRows, code: int, offset: ArrayLike | None

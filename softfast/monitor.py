@@ -1,4 +1,4 @@
-"""Watches a fit: history, the best certificate, progress and callbacks, and when to stop."""
+"""What a fit says of each iterate, and whether it is the last."""
 
 import math
 import time

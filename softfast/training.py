@@ -5,14 +5,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 
 from softfast.sources import Source
+from softfast.sources.csr import CsrSource
 from softfast.sources.dense import DenseSource
 from softfast.sources.parts import PartedSource
 from softfast.sources.streamed import StreamedParts, StreamedRows
 from softfast.targets import encode, is_soft, weight_of_classes
 from softfast.validation import as_offset, as_weight
+
+REAL_TYPES = [np.float64, np.float32]
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,15 @@ def training(estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None, of
                 raise ValueError(f"{name} must be None, got {type(value).__name__}: {X!r} brings what it has of it")
         return _streamed(estimator, X)
     if is_soft(y):
-        X = validate_data(estimator, X, dtype=[np.float64, np.float32])
+        X = validate_data(estimator, X, dtype=REAL_TYPES, accept_sparse="csr")
     else:
-        X, y = validate_data(estimator, X, y, dtype=[np.float64, np.float32], y_numeric=False)
-    weight = as_weight(sample_weight, len(X))
-    classes, targets, weight = encode(y, len(X), X.dtype, weight, estimator.class_weight)
-    shifts = as_offset(offset, len(X), len(classes), one_logit=len(classes) == 2)
-    source = DenseSource(X, targets, len(classes), weight, offset=shifts, n_threads=estimator.n_threads)
+        X, y = validate_data(estimator, X, y, dtype=REAL_TYPES, accept_sparse="csr")
+    n_rows = X.shape[0]
+    weight = as_weight(sample_weight, n_rows)
+    classes, targets, weight = encode(y, n_rows, X.dtype, weight, estimator.class_weight)
+    shifts = as_offset(offset, n_rows, len(classes), one_logit=len(classes) == 2)
+    source_type = CsrSource if issparse(X) else DenseSource
+    source = source_type(X, targets, len(classes), weight, offset=shifts, n_threads=estimator.n_threads)
     return Training(source, classes, targets.ndim == 1)
 
 
