@@ -105,10 +105,20 @@ def fit(
             help="Folder for the copy of rows that are read in parts.", show_default="that of temporary files"
         ),
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Write the state of the fit there, for --resume; removed in the end.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the --checkpoint, if there is one.")] = False,
 ) -> None:
     """Fit a model to a file of rows, or a folder of Parquet files, and write it to a model file."""
     out = Path(f"{file.stem}-model.safetensors") if out is None else out
     _require_output(out, file)
+    if resume and checkpoint is None:
+        raise InputError("--resume: needs the --checkpoint to go on from")
+    if checkpoint is not None:
+        _require_output(checkpoint, file, out)
+        if checkpoint.exists() and not resume:
+            raise InputError(f"{checkpoint}: exists; go on from it by --resume, or remove it")
     import numpy as np
 
     from softfast import SoftmaxRegression
@@ -123,7 +133,7 @@ def fit(
         start = time.perf_counter()
         try:
             with _short_warnings():
-                model.fit(X, y)
+                model.fit(X, y, checkpoint=checkpoint)
         except InputError:
             raise
         except (TypeError, ValueError) as error:
@@ -135,6 +145,8 @@ def fit(
     # How this run was watched and spread over threads is no part of the model.
     model.set_params(verbose=0, n_threads=None)
     save(model, out, target=target)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     _facts(
         [
             ("classes", f"{len(model.classes_):,}"),

@@ -1,6 +1,7 @@
 """Softmax regression as a scikit-learn estimator."""
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
@@ -14,6 +15,8 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
+from softfast.checkpoint import Checkpoint
+from softfast.files import require_writable
 from softfast.monitor import Monitor
 from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
 from softfast.progress import Iteration
@@ -25,7 +28,7 @@ from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.streamed import StreamedRows
 from softfast.targets import is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
-from softfast.training import REAL_TYPES, training
+from softfast.training import REAL_TYPES, Training, training
 from softfast.validation import as_offset, as_rows, require_finite
 
 Vector = NDArray[np.float64]
@@ -180,6 +183,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         y: Any = None,
         sample_weight: ArrayLike | None = None,
         offset: ArrayLike | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Fit the model.
 
@@ -199,6 +204,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             Known parts of the logits, finite, which are added to ``X @ coef_.T + intercept_`` in the order of
             ``classes_``. With two classes also of shape (n,), of the logit of ``classes_[1]``. Not remembered:
             predictions take their own.
+        checkpoint : path_like, optional
+            A file for the state of the fit, written every half minute and at the end. If it exists, the fit, which must
+            be of the same rows and penalty, goes on from there.
 
         Returns
         -------
@@ -218,16 +226,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         """
         before = dict(self.__dict__)
         try:
+            self._check_parameters()
+            if checkpoint is not None:
+                require_writable(checkpoint)
             with single_threaded_blas():
-                return self._fit(X, y, sample_weight, offset)
+                return self._fit(training(self, X, y, sample_weight, offset), checkpoint)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Self:
-        self._check_parameters()
-        rows = training(self, X, y, sample_weight, offset)
+    def _fit(self, rows: Training, checkpoint: str | os.PathLike[str] | None) -> Self:
         source, classes = rows.source, rows.classes
         n_outputs = 1 if len(classes) == 2 else len(classes)
         penalty = 0.0 if math.isinf(self.C) else 1 / (self.C * source.total_weight)
@@ -243,12 +252,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         coef, intercept = np.zeros((n_outputs, source.n_features)), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
             coef[:], intercept[:] = self.coef_, self.intercept_
+        keeper = None
+        if checkpoint is not None:
+            keeper = Checkpoint(checkpoint, self.get_params(), classes, objective.moments, coef.shape)
+            coef, intercept, objective.n_passes = keeper.read() or (coef, intercept, 0)
         with Monitor(
-            objective, self.tol, certified=penalty > 0, verbose=self.verbose, callback=self.callback
+            objective, self.tol, certified=penalty > 0, verbose=self.verbose, callback=self.callback, checkpoint=keeper
         ) as monitor:
             start = objective(objective.pack(coef, intercept))
             point, n_iter, status = self._minimise(objective, start, monitor)
-
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
         self.objective_ = point.value
@@ -418,9 +430,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             for logits, labels, weight in self._streamed(X, _core.IDENTITY, offset):
                 if labels is None:
                     raise ValueError(f"{X!r} has no labels to compare with")
-                same = self._most_probable(logits) == labels
-                right += float(same.sum() if weight is None else same @ weight)
-                total += float(len(labels) if weight is None else weight.sum())
+                weight = np.ones(len(labels)) if weight is None else weight
+                right += float((self._most_probable(logits) == labels) @ weight)
+                total += float(weight.sum())
             return right / total
         if is_soft(y):
             raise ValueError(
@@ -459,8 +471,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         check_is_fitted(self)
         if offset is not None:
             raise ValueError("offset must be None for streamed rows")
-        known = getattr(self, "feature_names_in_", None)
-        if known is not None and rows.feature_names is not None and list(known) != rows.feature_names:
+        if rows.feature_names not in (None, list(getattr(self, "feature_names_in_", rows.feature_names or []))):
             raise ValueError(f"{rows!r} must have the features of the fit, feature_names_in_, in their order")
         for X, y, weight in rows:
             if X.shape[1] != self.n_features_in_:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from softfast.checkpoint import Checkpoint, State
 from softfast.objective import Point, SoftmaxObjective
 from softfast.progress import Iteration, Progress
 
@@ -22,6 +23,7 @@ class Monitor:
         certified: bool,
         verbose: int,
         callback: Callable[[Iteration], object] | None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._objective = objective
         self._tol = tol
@@ -29,6 +31,7 @@ class Monitor:
         self.name = "relative duality gap" if certified else "scaled gradient"
         self._progress = Progress(verbose, self.name, tol)
         self._callback = callback
+        self._checkpoint = checkpoint
         self.cancelled = False
         self._start = time.perf_counter()
         self._lower_bound = -math.inf
@@ -62,4 +65,7 @@ class Monitor:
         if self._callback is not None:
             wish = self._callback(Iteration(iteration, *entry, lambda: self._objective.unpack(point.x)))
             self.cancelled = bool(wish) and not converged
-        return converged or self.cancelled
+        last = converged or self.cancelled
+        if self._checkpoint is not None and (last or self._checkpoint.due()):
+            self._checkpoint.write(State(*self._objective.unpack(point.x), self._objective.n_passes))
+        return last

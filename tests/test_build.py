@@ -36,6 +36,7 @@ RANK = {
     "objective": 7,
     "separation": 7,
     "streams": 5,
+    "checkpoint": 5,
     "training": 5,
     "monitor": 8,
     "solvers": 8,
