@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from softfast.config import show_config
     from softfast.estimator import SoftmaxRegression
     from softfast.plotting import ConvergenceDisplay
+    from softfast.streams import from_batches, from_npy, from_parquet
 
 __version__ = _core.VERSION
 
@@ -28,6 +29,9 @@ __all__ = [
     "__version__",
     "cross_entropy",
     "cross_entropy_gradient",
+    "from_batches",
+    "from_npy",
+    "from_parquet",
     "log_softmax",
     "logsumexp",
     "loss_gradient",
@@ -38,6 +42,9 @@ __all__ = [
 _LAZY = {
     "ConvergenceDisplay": "softfast.plotting",
     "SoftmaxRegression": "softfast.estimator",
+    "from_batches": "softfast.streams",
+    "from_npy": "softfast.streams",
+    "from_parquet": "softfast.streams",
     "show_config": "softfast.config",
 }
 

@@ -18,13 +18,33 @@ def threads_started() -> bool: ...
 
 @final
 class Rows:
-    X: NDArray[Any]
     dtype: np.dtype[Any]
     def __init__(self, X: NDArray[Any], offset: NDArray[np.float64] | None = None) -> None: ...
     @property
     def n_rows(self) -> int: ...
     @property
     def n_features(self) -> int: ...
+    @property
+    def n_entries(self) -> int: ...
+    def with_offset(self, offset: NDArray[np.float64] | None) -> Rows: ...
+
+@final
+class SparseRows:
+    dtype: np.dtype[Any]
+    n_entries: int
+    def __init__(
+        self,
+        data: NDArray[Any],
+        indices: NDArray[Any],
+        indptr: NDArray[Any],
+        n_features: int,
+        offset: NDArray[np.float64] | None = None,
+    ) -> None: ...
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def n_features(self) -> int: ...
+    def with_offset(self, offset: NDArray[np.float64] | None) -> SparseRows: ...
 
 @final
 class Targets:
@@ -39,7 +59,7 @@ class Kernels:
     def name(self) -> str: ...
     def loss_gradient(
         self,
-        X: Rows,
+        X: Rows | SparseRows,
         targets: Targets,
         coef: NDArray[np.float64],
         intercept: NDArray[np.float64],
@@ -61,7 +81,7 @@ class Kernels:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
     def hessian_vector(
         self,
-        X: Rows,
+        X: Rows | SparseRows,
         targets: Targets,
         coef: NDArray[np.float64],
         intercept: NDArray[np.float64],
@@ -75,7 +95,7 @@ class Kernels:
     def gram(self, X: Rows, weight: NDArray[np.float64], *, n_threads: int = 1) -> NDArray[np.float64]: ...
     def predict(
         self,
-        X: Rows,
+        X: Rows | SparseRows,
         coef: NDArray[np.float64],
         intercept: NDArray[np.float64],
         n_classes: int,

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 from typer.core import TyperGroup
 
-from softfast.files import InputError, require_writable
+from softfast.files import InputError, half_of_memory, require_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,14 +52,17 @@ class _Group(TyperGroup):
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def _positive(value: float) -> float:
-    if not value > 0:
+def _positive(value: float | None) -> float | None:
+    if value is not None and not value > 0:
         raise typer.BadParameter(f"{value} is not a number > 0.")
     return value
 
 
 _Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="all this process may use")]
-_Data = Annotated[Path, typer.Argument(metavar="FILE", help="Rows: .csv, .parquet, .pq, .npz, .svm or .libsvm.")]
+_Data = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="Rows: .csv, .parquet, .pq, .npz, .svm or .libsvm, or a folder of .parquet."),
+]
 _Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
 
 
@@ -88,36 +91,62 @@ def fit(
     max_iter: Annotated[int, typer.Option(min=1, help="Iterations at most.")] = 1000,
     threads: _Threads = None,
     intercept: Annotated[bool, typer.Option(help="Whether the logits have an intercept.")] = True,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            callback=_positive,
+            help="GiB: a larger Parquet file is read in parts, as a folder is.",
+            show_default="half of the memory",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the copy of rows that are read in parts.", show_default="that of temporary files"
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Write the state of the fit there, for --resume; removed in the end.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the --checkpoint, if there is one.")] = False,
 ) -> None:
-    """Fit a model to a file of rows and write it to a model file."""
+    """Fit a model to a file of rows, or a folder of Parquet files, and write it to a model file."""
     out = Path(f"{file.stem}-model.safetensors") if out is None else out
     _require_output(out, file)
+    if resume and checkpoint is None:
+        raise InputError("--resume: needs the --checkpoint to go on from")
+    if checkpoint is not None:
+        _require_output(checkpoint, file, out)
+        if checkpoint.exists() and not resume:
+            raise InputError(f"{checkpoint}: exists; go on from it by --resume, or remove it")
     import numpy as np
 
     from softfast import SoftmaxRegression
     from softfast.model_file import save
-    from softfast.tables import TableError, read_table
+    from softfast.tables import TableError
 
-    table = read_table(file, target=target)
-    assert table.y is not None
-    n_rows, n_features = table.X.shape
-    _print(f"{file}: {n_rows:,} rows, {n_features:,} features, {table.X.dtype}")
     model = SoftmaxRegression(
         C, l1_ratio=l1_ratio, fit_intercept=intercept, tol=tol, max_iter=max_iter, n_threads=threads, verbose=1
     )
-    start = time.perf_counter()
-    try:
-        with _short_warnings():
-            model.fit(table.X, table.y)
-    except (TypeError, ValueError) as error:
-        raise TableError(f"{file}: {error}") from error
-    seconds = time.perf_counter() - start
-    accuracy = model.score(table.X, table.y)
-    if table.feature_names is not None:
-        model.feature_names_in_ = np.array(table.feature_names, dtype=object)
+    limit = half_of_memory() if memory_limit is None else int(memory_limit * 2**30)
+    with _training(file, target, limit, cache) as (X, y, names):
+        start = time.perf_counter()
+        try:
+            with _short_warnings():
+                model.fit(X, y, checkpoint=checkpoint)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise TableError(f"{file}: {error}") from error
+        seconds = time.perf_counter() - start
+        accuracy = model.score(X, y)
+    if names is not None:
+        model.feature_names_in_ = np.array(names, dtype=object)
     # How this run was watched and spread over threads is no part of the model.
     model.set_params(verbose=0, n_threads=None)
     save(model, out, target=target)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     _facts(
         [
             ("classes", f"{len(model.classes_):,}"),
@@ -136,20 +165,15 @@ def predict(
     threads: _Threads = None,
 ) -> None:
     """Predict labels and probabilities of the rows of a file and write them to another."""
-    from softfast.tables import read_table, require_predictions_ending, write_predictions
+    from softfast.tables import require_predictions_ending, write_predictions
 
     require_predictions_ending(out)
     _require_output(out, model_file, file)
     model, metadata = _load(model_file, threads)
-    table = read_table(
-        file,
-        target=metadata["target"],
-        features=metadata["feature_names"],
-        n_features=model.n_features_in_,
-        labelled=False,
-    )
-    write_predictions(out, model.predict(table.X), model.predict_proba(table.X), model.classes_)
-    _print(f"{out}: {len(table.X):,} predictions with the probabilities of {len(model.classes_):,} classes")
+    batches = _batches(file, model, metadata["feature_names"], metadata["target"], labelled=False)
+    predictions = ((model.predict(X), model.predict_proba(X)) for X, _ in batches)
+    n_rows = write_predictions(out, model.classes_, predictions)
+    _print(f"{out}: {n_rows:,} predictions with the probabilities of {len(model.classes_):,} classes")
 
 
 @app.command()
@@ -165,30 +189,26 @@ def evaluate(
     """Compare a model's predictions with the labels of a file: accuracy, log-loss, recall."""
     import numpy as np
 
-    from softfast.tables import read_table
-
     model, metadata = _load(model_file, threads)
-    table = read_table(
-        file,
-        target=metadata["target"] if target is None else target,
-        features=metadata["feature_names"],
-        n_features=model.n_features_in_,
-    )
-    assert table.y is not None
-    codes = _codes(file, table.y, model.classes_)
-    right = model.predict(table.X) == model.classes_[codes]
-    log_proba = model.predict_log_proba(table.X)[np.arange(len(codes)), codes]
+    target = metadata["target"] if target is None else target
+    n_classes, loss = len(model.classes_), 0.0
+    rows, recalled = np.zeros(n_classes, dtype=int), np.zeros(n_classes, dtype=int)
+    for X, y in _batches(file, model, metadata["feature_names"], target, labelled=True):
+        assert y is not None
+        codes = _codes(file, y, model.classes_)
+        right = model.predict(X) == model.classes_[codes]
+        loss -= float(model.predict_log_proba(X)[np.arange(len(codes)), codes].sum(dtype=float))
+        rows += np.bincount(codes, minlength=n_classes)
+        recalled += np.bincount(codes[right], minlength=n_classes)
     _facts(
         [
-            ("rows", f"{len(codes):,}"),
-            ("accuracy", f"{right.mean():.4f}"),
-            ("log-loss", f"{-log_proba.mean(dtype=float):.6g}"),
+            ("rows", f"{rows.sum():,}"),
+            ("accuracy", f"{recalled.sum() / rows.sum():.4f}"),
+            ("log-loss", f"{loss / rows.sum():.6g}"),
         ]
     )
     if len(model.classes_) > _MANY_CLASSES:
         return
-    rows = np.bincount(codes, minlength=len(model.classes_))
-    recalled = np.bincount(codes, weights=right, minlength=len(model.classes_))
     _grid(
         ("class", "rows", "recall"),
         [
@@ -278,6 +298,53 @@ def _race(
     shape = f"{len(X):,} x {X.shape[1]:,}"
     speeds = (f"{1e3 * ours:,.2f} ms", f"{1e3 * numpys:,.2f} ms", f"{numpys / ours:.1f}")
     return (name, shape, str(n_classes), str(X.dtype), *speeds)
+
+
+def _is_streamed(file: Path) -> bool:
+    """Whether a file, or a folder, can be read in parts."""
+    return file.is_dir() or file.suffix.lower() in (".parquet", ".pq", ".arrow", ".feather")
+
+
+@contextmanager
+def _training(
+    file: Path, target: str | None, limit: int, cache: Path | None
+) -> "Iterator[tuple[Any, NDArray[Any] | None, list[str] | None]]":
+    """X, y and the names of the features; X streamed where it is a folder, or takes more than `limit` bytes."""
+    from softfast.streams import from_parquet
+    from softfast.tables import TableError, read_table
+
+    if _is_streamed(file):
+        if target is None:
+            raise TableError(f"{file}: the column of labels must be named (target)")
+        with from_parquet(file, target=target, cache=cache) as rows:
+            if file.suffix.lower() not in (".parquet", ".pq") or (rows.nbytes or 0) > limit:
+                survey = rows.survey()
+                _print(f"{file}: {survey.n_rows:,} rows, {survey.n_features:,} features, {survey.dtype}, in parts")
+                yield rows, None, rows.feature_names
+                return
+    table = read_table(file, target=target)
+    _print(f"{file}: {table.X.shape[0]:,} rows, {table.X.shape[1]:,} features, {table.X.dtype}")
+    yield table.X, table.y, table.feature_names
+
+
+def _batches(
+    file: Path, model: "SoftmaxRegression", features: list[str] | None, target: str | None, *, labelled: bool
+) -> "Iterator[tuple[NDArray[Any], NDArray[Any] | None]]":
+    """X and y, if `labelled`: of Parquet and Arrow files in parts, of others all at once."""
+    from softfast.sources.parquet import ParquetReader
+    from softfast.sources.streamed import StreamedRows
+    from softfast.tables import TableError, read_table
+
+    if not _is_streamed(file):
+        table = read_table(file, target=target, features=features, n_features=model.n_features_in_, labelled=labelled)
+        yield table.X, table.y
+        return
+    if labelled and target is None:
+        raise TableError(f"{file}: the column of labels must be named (target)")
+    for X, y, _ in StreamedRows(ParquetReader(file, target, features, None, labelled=labelled)):
+        if X.shape[1] != model.n_features_in_:
+            raise TableError(f"{file}: has {X.shape[1]} features; expected {model.n_features_in_}, as the model has")
+        yield X, y
 
 
 def _require_output(out: Path, *inputs: Path) -> None:

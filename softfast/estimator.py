@@ -1,10 +1,8 @@
 """Softmax regression as a scikit-learn estimator."""
 
-import math
-import time
+import os
 import warnings
-from collections.abc import Callable
-from numbers import Integral, Real
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -15,18 +13,24 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
+from softfast.checkpoint import Checkpoint
+from softfast.files import require_writable
+from softfast.monitor import Monitor
 from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
+from softfast.parameters import check_parameters, has_l1
 from softfast.penalty import penalty_strength
-from softfast.progress import Iteration, Progress
+from softfast.progress import Iteration
 from softfast.sampled_start import sampled_start
 from softfast.separation import Separation, find_separation
+from softfast.solvers.iteration import Status
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
-from softfast.sources.dense import DenseSource
-from softfast.targets import encode, is_soft
+from softfast.sources.streamed import StreamedRows
+from softfast.targets import is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
-from softfast.validation import as_offset, as_rows, as_weight, require_finite
+from softfast.training import REAL_TYPES, Training, training
+from softfast.validation import as_offset, as_rows, require_finite
 
 Vector = NDArray[np.float64]
 
@@ -177,13 +181,24 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.verbose = verbose
         self.callback = callback
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Fit the model.
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
-            Finite numbers; float32 and float64 are read where they lie, in C or F order. Data frames are accepted.
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
+            Finite numbers; float32 and float64 are read where they lie, in C or F order or CSR. Data frames are
+            accepted, and other sparse formats, which are converted to CSR once. Or rows from `from_npy`, `from_parquet`
+            or `from_batches`, which need not fit in memory and bring labels and weights: then `y`, `sample_weight` and
+            `offset` are None.
         y : array_like of shape (n,) or (n, K)
             Labels of any kind, at least two different ones; or soft labels, K >= 2 probabilities whose rows sum to 1,
             each class above 0 in some row: then the classes are 0..K-1.
@@ -193,6 +208,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             Known parts of the logits, finite, which are added to ``X @ coef_.T + intercept_`` in the order of
             ``classes_``. With two classes also of shape (n,), of the logit of ``classes_[1]``. Not remembered:
             predictions take their own.
+        checkpoint : path_like, optional
+            A file for the state of the fit, written every half minute and at the end. If it exists, the fit, which must
+            be of the same rows and penalty, goes on from there.
 
         Returns
         -------
@@ -212,24 +230,19 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         """
         before = dict(self.__dict__)
         try:
+            check_parameters(self)
+            if checkpoint is not None:
+                require_writable(checkpoint)
             with single_threaded_blas():
-                return self._fit(X, y, sample_weight, offset)
+                return self._fit(training(self, X, y, sample_weight, offset), checkpoint)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Self:
-        self._check_parameters()
-        if is_soft(y):
-            X = validate_data(self, X, dtype=[np.float64, np.float32])
-        else:
-            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=False)
-        weight = as_weight(sample_weight, len(X))
-        classes, targets, weight = encode(y, len(X), X.dtype, weight, self.class_weight)
+    def _fit(self, rows: Training, checkpoint: str | os.PathLike[str] | None) -> Self:
+        source, classes = rows.source, rows.classes
         n_outputs = 1 if len(classes) == 2 else len(classes)
-        offset = as_offset(offset, len(X), len(classes), one_logit=n_outputs == 1)
-        source = DenseSource(X, targets, len(classes), weight, offset=offset, n_threads=self.n_threads)
         strength = penalty_strength(self.C, source.total_weight)
         objective = SoftmaxObjective(
             source,
@@ -240,80 +253,62 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             by_feature=self.sparsity == "feature",
             n_threads=self.n_threads,
         )
-        coef, intercept = np.zeros((n_outputs, X.shape[1])), np.zeros(n_outputs)
+        coef, intercept = np.zeros((n_outputs, source.n_features)), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
             coef[:], intercept[:] = self.coef_, self.intercept_
-        with _Monitor(
-            objective, self.tol, certified=strength > 0, verbose=self.verbose, callback=self.callback
+        keeper, resumed = None, None
+        if checkpoint is not None:
+            keeper = Checkpoint(checkpoint, self.get_params(), classes, objective.moments, coef.shape)
+            resumed = keeper.read()
+            coef, intercept, objective.n_passes = resumed or (coef, intercept, 0)
+        with Monitor(
+            objective, self.tol, certified=strength > 0, verbose=self.verbose, callback=self.callback, checkpoint=keeper
         ) as monitor:
             start = objective(objective.pack(coef, intercept))
-            if self.solver == "auto" and not (self.warm_start or self._is_sparse()):
+            if self.solver == "auto" and not (self.warm_start or resumed or has_l1(self)):
                 start = sampled_start(objective, start)
-            if self._is_sparse():
-                point, n_iter, status = proximal_newton(
-                    objective,
-                    start,
-                    groups=objective.groups(),
-                    curvature=objective.curvature,
-                    largest=LARGEST_WHOLE,
-                    max_iter=self.max_iter,
-                    stop=monitor.stop,
-                )
-            elif self.solver == "newton-cg":
-                point, n_iter, status = newton_cg(
-                    objective,
-                    start,
-                    hessian_vector=objective.hessian_vector,
-                    max_iter=self.max_iter,
-                    stop=monitor.stop,
-                    metric=objective.metric,
-                )
-            else:
-                point, n_iter, status = lbfgs(
-                    objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric
-                )
-
+            point, n_iter, status = self._minimise(objective, start, monitor)
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
         self.objective_ = point.value
         self.duality_gap_ = monitor.gap
         self.n_iter_ = n_iter
         self.n_passes_ = objective.n_passes
-        chosen = "proximal-newton" if self._is_sparse() else "lbfgs"
+        chosen = "proximal-newton" if has_l1(self) else "lbfgs"
         self.solver_ = chosen if self.solver == "auto" else self.solver
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
         separation = None
-        if strength == 0 and targets.ndim == 1:
+        if strength == 0 and rows.hard:
             separation = find_separation(source, self.coef_, self.intercept_, fit_intercept=bool(self.fit_intercept))
         self.converged_ = status == "stopped" and not monitor.cancelled and separation is None
         if not self.converged_:
             warnings.warn(self._shortfall(status, monitor, separation), ConvergenceWarning, stacklevel=3)
         return self
 
-    def _check_parameters(self) -> None:
-        def require(name: str, accepted: str, fine: bool) -> None:
-            if not fine:
-                raise ValueError(f"{name} must be {accepted}, got {getattr(self, name)!r}")
+    def _minimise(self, objective: SoftmaxObjective, start: Point, monitor: Monitor) -> tuple[Point, int, Status]:
+        """The last point of the chosen solver, the number of its iterations and why they ended."""
+        if has_l1(self):
+            return proximal_newton(
+                objective,
+                start,
+                groups=objective.groups(),
+                curvature=objective.curvature,
+                largest=LARGEST_WHOLE,
+                max_iter=self.max_iter,
+                stop=monitor.stop,
+            )
+        if self.solver == "newton-cg":
+            return newton_cg(
+                objective,
+                start,
+                hessian_vector=objective.hessian_vector,
+                max_iter=self.max_iter,
+                stop=monitor.stop,
+                metric=objective.metric,
+            )
+        return lbfgs(objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric)
 
-        require("C", "a number > 0 (np.inf for no penalty)", isinstance(self.C, Real) and self.C > 0)
-        require("tol", "a finite number >= 0", isinstance(self.tol, Real) and 0 <= self.tol < math.inf)
-        require("max_iter", "an integer >= 1", isinstance(self.max_iter, Integral) and self.max_iter >= 1)
-        require("l1_ratio", "a number from 0 to 1", isinstance(self.l1_ratio, Real) and 0 <= self.l1_ratio <= 1)
-        require("sparsity", "'coefficient' or 'feature'", self.sparsity in ("coefficient", "feature"))
-        with_l1, without_l1 = ("auto", "proximal-newton"), ("auto", "lbfgs", "newton-cg")
-        known = self.solver in with_l1 or self.solver in without_l1
-        require("solver", "'auto', 'lbfgs', 'newton-cg' or 'proximal-newton'", known)
-        fine = self._is_sparse() or self.solver in without_l1
-        require("solver", "'auto', 'lbfgs' or 'newton-cg' without L1", fine)
-        require("solver", "'auto' or 'proximal-newton' with L1", not self._is_sparse() or self.solver in with_l1)
-        require("callback", "None or callable", self.callback is None or callable(self.callback))
-        resolve_threads(self.n_threads, 0.0)
-
-    def _is_sparse(self) -> bool:
-        """Whether the penalty has absolute values."""
-        return bool(self.l1_ratio > 0 and math.inf != self.C)
-
-    def _shortfall(self, status: str, monitor: "_Monitor", separation: Separation | None) -> str:
+    def _shortfall(self, status: str, monitor: Monitor, separation: Separation | None) -> str:
         """Why the fit has not converged, and what it reached."""
         if separation is not None:
             return separation.describe(self.classes_, getattr(self, "feature_names_in_", None))
@@ -329,7 +324,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -345,7 +340,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -360,7 +355,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -375,7 +370,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
         offset : array_like of shape (n, K), optional
             As in `fit`.
 
@@ -383,18 +378,19 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         -------
         ndarray of shape (n,), of the dtype of ``classes_``
         """
-        logits = self._predict(X, _core.IDENTITY, offset)
-        chosen = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
-        return np.asarray(self.classes_[chosen])
+        if isinstance(X, StreamedRows):
+            return np.concatenate([self._most_probable(z) for z, _, _ in self._streamed(X, _core.IDENTITY, offset)])
+        return self._most_probable(self._predict(X, _core.IDENTITY, offset))
 
     def score(
-        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, offset: ArrayLike | None = None
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, *, offset: ArrayLike | None = None
     ) -> float:
         """Share of the rows whose label is predicted.
 
         Parameters
         ----------
-        X : array_like of shape (n, p)
+        X : array_like or sparse matrix or array of shape (n, p), or StreamedRows
+            The latter bring labels and weights: then `y` and `sample_weight` are None.
         y : array_like of shape (n,)
             Labels. For probabilities the cross-entropy is
             ``softfast.cross_entropy(model.predict_log_proba(X), y)``.
@@ -411,6 +407,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         ValueError
             If `y` holds probabilities.
         """
+        if isinstance(X, StreamedRows):
+            if y is not None or sample_weight is not None:
+                raise ValueError(f"y and sample_weight must be None: {X!r} brings what it has of them")
+            right = total = 0.0
+            for logits, labels, weight in self._streamed(X, _core.IDENTITY, offset):
+                if labels is None:
+                    raise ValueError(f"{X!r} has no labels to compare with")
+                weight = np.ones(len(labels)) if weight is None else weight
+                right += float((self._most_probable(logits) == labels) @ weight)
+                total += float(weight.sum())
+            return right / total
         if is_soft(y):
             raise ValueError(
                 "y must hold labels, shape (n,), to count the right ones, got a matrix; for probabilities take "
@@ -419,18 +426,48 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         return float(accuracy_score(y, self.predict(X, offset=offset), sample_weight=sample_weight))
 
     def _predict(self, X: Any, code: int, offset: ArrayLike | None) -> NDArray[Any]:
+        if isinstance(X, StreamedRows):
+            return np.concatenate([result for result, _, _ in self._streamed(X, code, offset)])
         if not self._is_plain(X):
             check_is_fitted(self)
-            X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+            X = validate_data(self, X, reset=False, dtype=REAL_TYPES, accept_sparse="csr")
+        return self._map(X, code, as_offset(offset, X.shape[0], len(self.classes_), one_logit=len(self.classes_) == 2))
+
+    def _map(self, X: Any, code: int, offset: NDArray[np.float64] | None) -> NDArray[Any]:
+        """The map of the logits of rows (n, p) that have been looked at, but for the search for NaN."""
         n_classes = len(self.classes_)
-        n_threads = resolve_threads(self.n_threads, 2.0 * X.shape[0] * (X.shape[1] + 20) * n_classes)
-        offset = as_offset(offset, X.shape[0], n_classes, one_logit=n_classes == 2)
-        result, finite = _core.default.predict(
-            as_rows("X", X, offset), self.coef_, self.intercept_, n_classes, code, n_threads=n_threads
-        )
-        if not finite:
+        rows = as_rows("X", X)
+        if offset is not None:
+            rows = rows.with_offset(offset)
+        n_threads = resolve_threads(self.n_threads, 2.0 * (rows.n_entries + 20 * rows.n_rows) * n_classes)
+        result, finite = _core.default.predict(rows, self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
+        if not finite and isinstance(rows, _core.Rows):
             require_finite("X", X)
         return result
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _streamed(
+        self, rows: StreamedRows, code: int, offset: ArrayLike | None
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None, Vector | None]]:
+        """Chunk by chunk the map of the logits, labels and weights."""
+        check_is_fitted(self)
+        if offset is not None:
+            raise ValueError("offset must be None for streamed rows")
+        if rows.feature_names not in (None, list(getattr(self, "feature_names_in_", rows.feature_names or []))):
+            raise ValueError(f"{rows!r} must have the features of the fit, feature_names_in_, in their order")
+        for X, y, weight in rows:
+            if X.shape[1] != self.n_features_in_:
+                raise ValueError(f"{rows!r} has {X.shape[1]} features, the fit had {self.n_features_in_}")
+            yield self._map(X, code, None), y, weight
+
+    def _most_probable(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Labels (n,) of logits (n, K), or (n, 1) with two classes."""
+        chosen = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
 
     def _is_plain(self, X: Any) -> bool:
         """Whether X is what scikit-learn's validation would return as it is, but for the search for NaN.
@@ -447,57 +484,3 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             and "coef_" in self.__dict__
             and "feature_names_in_" not in self.__dict__
         )
-
-
-class _Monitor:
-    """Judges each iterate: keeps the history and the best certificate, tells of it, says when to stop."""
-
-    def __init__(
-        self,
-        objective: SoftmaxObjective,
-        tol: float,
-        *,
-        certified: bool,
-        verbose: int,
-        callback: Callable[[Iteration], object] | None,
-    ) -> None:
-        self._objective = objective
-        self._tol = tol
-        self._certified = certified
-        self.name = "relative duality gap" if certified else "scaled gradient"
-        self._progress = Progress(verbose, self.name, tol)
-        self._callback = callback
-        self.cancelled = False
-        self._start = time.perf_counter()
-        self._lower_bound = -math.inf
-        self.gap = math.nan
-        self.measure = math.inf
-        self.history: dict[str, list[float]] = {"pass": [], "time": [], "objective": [], "gap": []}
-
-    def __enter__(self) -> Self:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.__exit__(*exception)
-
-    def stop(self, point: Point) -> bool:
-        """Whether the point is optimal to `tol`, or the callback asks to stop short of that."""
-        if self._certified:
-            # Every iterate's dual value bounds the optimum from below, so the best one certifies all. The gap of a
-            # point is a difference in which the rounding of its value cancels; between two points it does not.
-            self._lower_bound = max(self._lower_bound, point.value - point.gap - point.rounding)
-            self.gap = min(point.gap, point.value - self._lower_bound + point.rounding)
-            self.measure = self.gap / max(1.0, point.value)
-        else:
-            self.measure = float(np.abs(point.gradient).max(initial=0.0))
-        entry = (self._objective.n_passes, time.perf_counter() - self._start, point.value, self.gap)
-        iteration = len(self.history["pass"])
-        for values, value in zip(self.history.values(), entry, strict=True):
-            values.append(value)
-        self._progress.update(self._objective.n_passes, point.value, self.measure)
-        converged = self.measure <= self._tol
-        if self._callback is not None:
-            wish = self._callback(Iteration(iteration, *entry, lambda: self._objective.unpack(point.x)))
-            self.cancelled = bool(wish) and not converged
-        return converged or self.cancelled

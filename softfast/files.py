@@ -23,12 +23,18 @@ def require_writable(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it at the end; removed if anything, Ctrl-C too, comes between."""
+def replacing(path: str | os.PathLike[str], tag: str | None = None) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it at the end; removed if anything, Ctrl-C too, comes between.
+
+    The tag, by default the number of the process, is in its name.
+    """
     final = require_writable(path)
-    temporary = final.with_name(f".{final.stem}.{os.getpid()}{final.suffix}")
+    temporary = final.with_name(f".{final.stem}.{os.getpid() if tag is None else tag}{final.suffix}")
     try:
         yield temporary
+        # Else a computer that goes down may keep the new name, but not what is in the file.
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(final)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -202,13 +202,13 @@ def loss_gradient(
     offset: ArrayLike | None = None,
     n_threads: int | None = None,
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Mean cross-entropy of softmax regression and its gradient, fused: X is read once, no (n, K) array is made.
+    """Mean cross-entropy of softmax regression and its gradient, fused: no (n, K) array is made.
 
     Parameters
     ----------
-    X : array_like of shape (n, p)
+    X : array_like or sparse matrix or array of shape (n, p)
         float32 is read and computed in float32, float64 and integers in float64; C and F order, and slices of whole
-        rows or columns, are read where they are.
+        rows or columns, are read where they are, once. So is CSR, twice; other sparse formats are converted to it.
     y : array_like of shape (n,) or (n, K)
         Integer labels 0..K-1, or probabilities q whose rows sum to 1.
     coef : array_like of shape (K, p)
@@ -250,7 +250,7 @@ def loss_gradient(
     n_classes = coef.shape[0]
     bias = np.zeros(n_classes) if intercept is None else as_vector("intercept", intercept, n_classes, "class")
     if offset is not None:
-        rows = _core.Rows(rows.X, as_offset(offset, rows.n_rows, n_classes))
+        rows = rows.with_offset(as_offset(offset, rows.n_rows, n_classes))
     weight = as_weight(sample_weight, rows.n_rows)
     targets = _core.Targets(as_targets(y, rows.n_rows, n_classes, rows.dtype), weight)
     try:
@@ -261,7 +261,7 @@ def loss_gradient(
             bias,
             n_classes,
             arithmetic=rows.dtype,
-            n_threads=resolve_threads(n_threads, 4.0 * rows.n_rows * (rows.n_features + 8) * n_classes),
+            n_threads=resolve_threads(n_threads, 4.0 * (rows.n_entries + 8 * rows.n_rows) * n_classes),
         )
     except IndexError as error:
         raise ValueError(f"y: {error}") from None
@@ -269,7 +269,8 @@ def loss_gradient(
         # Checked here only, for NaN and infinity in an argument always reach the result.
         require_finite("coef", coef)
         require_finite("intercept", bias)
-        require_finite("X", as_real("X", X))
+        if isinstance(rows, _core.Rows):
+            require_finite("X", as_real("X", X))
     total = float(rows.n_rows if weight is None else weight.sum()) or 1.0
     return loss / total, grad_coef / total, grad_intercept / total
 

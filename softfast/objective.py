@@ -115,7 +115,7 @@ class SoftmaxObjective:
         with np.errstate(over="ignore", invalid="ignore"):
             moments = source.moments()
             _require_size(moments, strength)
-        self._moments = moments
+        self.moments = moments
         self._first = source.n_classes - n_outputs
         self._center = moments.feature_mean if fit_intercept else np.zeros(source.n_features)
         square = moments.feature_mean**2
@@ -143,7 +143,7 @@ class SoftmaxObjective:
         n_rows = min(self._source.n_rows // _START_FRACTION, _SAMPLE_SIZE // (p + 1))
         if n_rows < max(_START_ROWS, _START_ROWS_A_COEFFICIENT * n_outputs * (p + 1)):
             return None
-        sample = self._source.sample(n_rows, self._moments)
+        sample = self._source.sample(n_rows, self.moments)
         targets = sample.targets if sample.targets.ndim == 1 else sample.targets.astype(np.float64)
         source = DenseSource(
             sample.X,
@@ -205,8 +205,8 @@ class SoftmaxObjective:
         else:
             gap = self._certificate.gap(loss, coef, intercept, product, np.zeros_like(residual))
         # Large terms of a logit that cancel leave their error in the loss: at most twice that of the worst class.
-        logit_size = float((np.abs(coef) @ self._moments.feature_size + np.abs(intercept)).max())
-        rounding = 4 * _EPS * (2 * value + logit_size + self._moments.offset_size)
+        logit_size = float((np.abs(coef) @ self.moments.feature_size + np.abs(intercept)).max())
+        rounding = 4 * _EPS * (2 * value + logit_size + self.moments.offset_size)
         return Point(x, value, self._flat(gradient, residual), gap, loss, rounding)
 
     def _flat(self, by_coef: Matrix, by_intercept: Vector) -> Vector:
@@ -244,7 +244,7 @@ class SoftmaxObjective:
             n_rows = whole if self._whole else blocks
             if n_rows < enough or width > _LARGEST_METRIC:
                 return None
-            self._sample = self._source.sample(int(min(n_rows, _LARGEST_SAMPLE)), self._moments)
+            self._sample = self._source.sample(int(min(n_rows, _LARGEST_SAMPLE)), self.moments)
         sample = self._sample
         coef, intercept = self.unpack(point.x)
         proba, _ = _core.default.predict(
@@ -295,7 +295,7 @@ class SoftmaxObjective:
         n_outputs, p = self._shape
         if self._sample is None:
             n_rows = min(self._source.n_rows, _LARGEST_SAMPLE, max(1, _SAMPLE_SIZE // (p + 1)))
-            sample = self._source.sample(n_rows, self._moments)
+            sample = self._source.sample(n_rows, self.moments)
             # Centred, in C order for steps over rows, with a column of ones for the intercepts.
             rows = np.ones((len(sample.X), p + 1))
             np.subtract(sample.X, self._center, out=rows[:, :p])
@@ -355,4 +355,4 @@ class SoftmaxObjective:
             _, product, _ = self._source.loss_gradient(np.zeros(self._shape), np.zeros(n_outputs), with_offset=False)
             self.n_passes += 1
             self._uniform_product = product / self._source.total_weight
-        return self._moments.feature_mean / self._source.n_classes - self._uniform_product
+        return self.moments.feature_mean / self._source.n_classes - self._uniform_product

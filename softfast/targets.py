@@ -37,7 +37,7 @@ def encode(
     if len(classes) < 2:
         raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
     if class_weight is not None:
-        by_row = _weight_of_classes(class_weight, classes, y, weight)[labels]
+        by_row = weight_of_classes(class_weight, classes, y, weight)[labels]
         weight = as_weight(by_row if weight is None else by_row * weight, n_rows)
     return classes, labels, weight
 
@@ -56,7 +56,7 @@ def _encode_soft(
     if class_weight is not None:
         # einsum converts float32 a little at a time; a product of matrices would copy the whole.
         mass = np.einsum("i,ik->k", np.ones(n_rows) if weight is None else weight, proba)
-        by_class = _weight_of_classes(class_weight, classes, classes, mass)
+        by_class = weight_of_classes(class_weight, classes, classes, mass)
         by_row = np.einsum("ik,k->i", proba, by_class)
         # A row that is left without weight keeps its probabilities.
         counts = by_row > 0
@@ -68,7 +68,7 @@ def _encode_soft(
     return classes, proba, weight
 
 
-def _weight_of_classes(class_weight: Any, classes: NDArray[Any], y: Any, weight: Vector | None) -> Vector:
+def weight_of_classes(class_weight: Any, classes: NDArray[Any], y: Any, weight: Vector | None) -> Vector:
     """(K,); "balanced" gives a class without any weight an infinite factor: its rows still count for nothing."""
     with np.errstate(divide="ignore"):
         by_class = compute_class_weight(class_weight, classes=classes, y=y, sample_weight=weight)

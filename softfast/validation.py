@@ -29,8 +29,13 @@ def as_real(name: str, value: ArrayLike) -> Real:
     return np.require(array, dtype=wanted, requirements="A")
 
 
-def as_rows(name: str, value: ArrayLike, offset: NDArray[np.float64] | None = None) -> _core.Rows:
-    """A view of X (n, p); a copy is made only where neither its rows nor its columns are contiguous."""
+def as_rows(name: str, value: Any) -> _core.Rows | _core.SparseRows:
+    """A view of X (n, p); a copy is made only where neither its rows nor its columns are contiguous.
+
+    Sparse matrices and arrays of SciPy become CSR, which is viewed.
+    """
+    if hasattr(value, "tocsr"):
+        return _as_sparse_rows(name, value.tocsr())
     array = as_real(name, value)
     if array.ndim != 2:
         raise ValueError(f"{name} must have shape (n, p), got {array.shape}")
@@ -39,7 +44,27 @@ def as_rows(name: str, value: ArrayLike, offset: NDArray[np.float64] | None = No
         contiguous = any(s == itemsize or n <= 1 for s, n in zip(array.strides, array.shape, strict=True))
         if not contiguous or any(s % itemsize for s in array.strides):
             array = array.copy("C")
-    return _core.Rows(array, offset)
+    return _core.Rows(array)
+
+
+def _as_sparse_rows(name: str, csr: Any) -> _core.SparseRows:
+    if len(csr.shape) != 2:
+        raise ValueError(f"{name} must have shape (n, p), got {csr.shape}")
+    n_rows, n_features = csr.shape
+    if len(csr.indptr) != n_rows + 1:
+        raise ValueError(
+            f"{name}, in CSR: indptr must have {n_rows + 1} elements for {n_rows} rows, got {len(csr.indptr)}"
+        )
+    data, indices = as_real(name, csr.data), csr.indices
+    # SciPy may keep room for more entries behind the last one.
+    end = int(csr.indptr[-1])
+    if 0 <= end < min(len(data), len(indices)):
+        data, indices = data[:end], indices[:end]
+    data, indices, indptr = (np.ascontiguousarray(part) for part in (data, indices, csr.indptr))
+    try:
+        return _core.SparseRows(data, indices, indptr, n_features)
+    except ValueError as error:
+        raise ValueError(f"{name}, in CSR: {error}") from None
 
 
 def as_vector(name: str, value: ArrayLike, n: int, per: str) -> NDArray[np.float64]:

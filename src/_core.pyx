@@ -21,13 +21,13 @@ from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 from native cimport (
     SF_ALIGNMENT, SF_F32, SF_F64, SF_IDENTITY, SF_LOGSUMEXP, SF_LOG_SOFTMAX, SF_OK, SF_SOFTMAX, sf_array_kernels,
-    sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_coef_stride, sf_gradient,
+    sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_coef_stride, sf_csr,
+    sf_csr_block_rows, sf_csr_columns, sf_csr_kernels, sf_csr_scratch_bytes, sf_csr_stride, sf_entry, sf_gradient,
     sf_gram_rows, sf_gram_scratch_bytes, sf_intercept_index, sf_intercept_size, sf_kernels, sf_logits,
     sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes, sf_targets,
 )
@@ -65,18 +65,15 @@ cdef enum: SMALL_NDIM = 8
 
 @cython.final
 cdef class _Buffer:
-    """Aligned memory, freed with the object."""
-    cdef void *base
+    """Aligned memory, freed with the object: NumPy's, which asks for huge pages where it is large."""
+    cdef cnp.ndarray base
     cdef char *data
 
     def __cinit__(self, size_t n_bytes):
-        self.base = malloc(n_bytes + SF_ALIGNMENT)
-        if self.base == NULL:
-            raise MemoryError(f"can't allocate {n_bytes} bytes")
-        self.data = <char *>((<uintptr_t>self.base + SF_ALIGNMENT - 1) & ~<uintptr_t>(SF_ALIGNMENT - 1))
-
-    def __dealloc__(self):
-        free(self.base)
+        cdef cnp.npy_intp size = n_bytes + SF_ALIGNMENT
+        self.base = cnp.PyArray_SimpleNew(1, &size, cnp.NPY_UINT8)
+        self.data = <char *>((<uintptr_t>cnp.PyArray_DATA(self.base) + SF_ALIGNMENT - 1)
+                             & ~<uintptr_t>(SF_ALIGNMENT - 1))
 
 
 @cython.final
@@ -85,8 +82,7 @@ cdef class Rows:
 
     offset (n, K), C order, or None: what is added to the logits of the rows.
     """
-    cdef readonly cnp.ndarray X                      # keep the memory that the view points to
-    cdef cnp.ndarray offset
+    cdef cnp.ndarray X, offset                       # keep the memory that the view points to
     cdef sf_rows view
     cdef int real
     cdef readonly object dtype
@@ -124,6 +120,13 @@ cdef class Rows:
     @property
     def n_features(self):
         return self.view.n_features
+
+    @property
+    def n_entries(self):
+        return self.view.n_rows * self.view.n_features
+
+    def with_offset(self, offset):
+        return Rows(self.X, offset)
 
     cdef int check(self, ptrdiff_t n_features, ptrdiff_t n_classes) except -1:
         if n_features != self.view.n_features:
@@ -186,8 +189,7 @@ cdef class _Model:
 
     def __init__(self, const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes, int real):
         cdef ptrdiff_t n_outputs = coef.shape[0], n_features = coef.shape[1], itemsize = 4 if real == SF_F32 else 8
-        if intercept.shape[0] != n_outputs or not n_classes - 1 <= n_outputs <= n_classes or n_outputs < 1:
-            raise ValueError(f"{n_outputs} rows of coef, {intercept.shape[0]} intercepts, {n_classes} classes")
+        check_model(coef, intercept, n_classes)
         self.real = real
         self.view.n_features = n_features
         self.view.n_outputs = n_outputs
@@ -206,6 +208,12 @@ cdef class _Model:
         if sf_many_classes(n_classes):
             for k in range(n_classes, intercept_size):
                 put(self.view.intercept, k, -INFINITY, real)
+
+
+cdef int check_model(const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes) except -1:
+    if intercept.shape[0] != coef.shape[0] or not n_classes - 1 <= coef.shape[0] <= n_classes or coef.shape[0] < 1:
+        raise ValueError(f"{coef.shape[0]} rows of coef, {intercept.shape[0]} intercepts, {n_classes} classes")
+    return 0
 
 
 cdef inline void put(const void *data, ptrdiff_t index, double value, int real) noexcept nogil:
@@ -231,6 +239,7 @@ cdef ptrdiff_t between_signals(double work, int n_threads) noexcept nogil:
 
 
 include "evaluate.pxi"
+include "csr.pxi"
 
 
 @cython.final
@@ -248,10 +257,14 @@ cdef class Kernels:
     def __repr__(self):
         return f"<softfast kernels: {self.name}>"
 
-    def loss_gradient(self, Rows X not None, Targets targets not None, coef, intercept, ptrdiff_t n_classes, *,
+    def loss_gradient(self, X not None, Targets targets not None, coef, intercept, ptrdiff_t n_classes, *,
                       arithmetic=np.float64, int n_threads=1):
-        """Sums over rows: loss, residual^T X (M, p), residual^T 1 (M,), all float64."""
-        models = [_Model(coef, intercept, n_classes, arithmetic_of(arithmetic))]
+        """Sums over rows, Rows or SparseRows: loss, residual^T X (M, p), residual^T 1 (M,), all float64."""
+        cdef int real = arithmetic_of(arithmetic)
+        if isinstance(X, SparseRows):
+            model = csr_model(X, coef, intercept, n_classes, real, n_threads)
+            return evaluate_csr(self.table, X, targets, model, None, n_threads)
+        models = [_Model(coef, intercept, n_classes, real)]
         losses, product, residual = evaluate(self.table, X, [targets], models, None, n_threads)
         return float(losses[0]), product[0], residual[0]
 
@@ -267,13 +280,17 @@ cdef class Kernels:
         models = [_Model(c, b, n_classes, real) for c, b in zip(coef, intercept)]
         return evaluate(self.table, X, targets, models, None, n_threads)
 
-    def hessian_vector(self, Rows X not None, Targets targets not None, coef, intercept, direction,
+    def hessian_vector(self, X not None, Targets targets not None, coef, intercept, direction,
                        direction_intercept, ptrdiff_t n_classes, *, arithmetic=np.float64, int n_threads=1):
         """Sums over rows: the loss's Hessian at coef (M, p) and intercept (M,) times the direction, shaped like them.
 
         Of the targets only the weights count.
         """
         cdef int real = arithmetic_of(arithmetic)
+        if isinstance(X, SparseRows):
+            model = csr_model(X, coef, intercept, n_classes, real, n_threads)
+            turned = csr_model(X, direction, direction_intercept, n_classes, real, n_threads)
+            return evaluate_csr(self.table, X, targets, model, turned, n_threads)[1:]
         models = [_Model(coef, intercept, n_classes, real)]
         directions = [_Model(direction, direction_intercept, n_classes, real)]
         _, product, residual = evaluate(self.table, X, [targets], models, directions, n_threads)
@@ -306,7 +323,7 @@ cdef class Kernels:
         upper = np.triu(matrices)
         return upper + np.triu(matrices, 1).transpose(0, 2, 1)
 
-    def predict(self, Rows X not None, coef, intercept, ptrdiff_t n_classes, int map, *, int n_threads=1):
+    def predict(self, X not None, coef, intercept, ptrdiff_t n_classes, int map, *, int n_threads=1):
         """The map of the logits of every row, in the type of X: (n, K), or with IDENTITY (n, M).
 
         Also, whether all logits were finite, of many classes the first of each row: a row of X with NaN or infinity in
@@ -316,10 +333,14 @@ cdef class Kernels:
         _remember_threads(n_threads)
         if sf not in (SF_IDENTITY, SF_SOFTMAX, SF_LOG_SOFTMAX):
             raise ValueError(f"no such map: {map}")
-        cdef _Model model = _Model(coef, intercept, n_classes, X.real)
-        cdef sf_row_kernels kernels = self.table.rows[X.real][X.real]
-        cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features
-        X.check(model.view.n_features, n_classes)
+        if isinstance(X, SparseRows):
+            packed = csr_model(X, coef, intercept, n_classes, (<SparseRows>X).real, n_threads)
+            return predict_csr(self.table, X, packed, sf, n_threads)
+        cdef Rows rows = X
+        cdef _Model model = _Model(coef, intercept, n_classes, rows.real)
+        cdef sf_row_kernels kernels = self.table.rows[rows.real][rows.real]
+        cdef ptrdiff_t n = rows.view.n_rows, p = rows.view.n_features
+        rows.check(model.view.n_features, n_classes)
         cdef ptrdiff_t columns = model.view.n_outputs if sf == SF_IDENTITY else n_classes
         cdef ptrdiff_t block = sf_block_rows(p, n_classes, X.dtype.itemsize)
         cdef size_t scratch_bytes = sf_scratch_bytes(min(block, n), n_classes)
@@ -335,7 +356,7 @@ cdef class Kernels:
                 last = min(first + group, n_blocks)
                 for i in prange(first, last, num_threads=n_threads, schedule='static'):
                     n_not_finite += not kernels.predict(
-                        data, columns, sf, &X.view, &model.view, i * block, min((i + 1) * block, n),
+                        data, columns, sf, &rows.view, &model.view, i * block, min((i + 1) * block, n),
                         scratch.data + scratch_bytes * threadid())
                 first = last
                 if first < n_blocks:

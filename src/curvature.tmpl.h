@@ -14,8 +14,27 @@ SF_INLINE void V(curve_column)(REAL *p, const REAL *d, ptrdiff_t n_classes, ptrd
         N(store)(p + k * stride, weight * N(load)(p + k * stride) * (N(load)(d + k * stride) - mean));
 }
 
-/* The same for one row of a panel tile. */
-SF_INLINE void V(curve_row)(N(row) p, N(row) d, REAL weight) {
+/* The same from logits p and d (K, stride), in p; weight of the n_rows <= stride rows, or NULL.  w: scratch (stride,). */
+static void V(curve_tile)(REAL *p, REAL *d, ptrdiff_t n_classes, ptrdiff_t stride, const double *weight,
+                          ptrdiff_t n_rows, REAL *w) {
+    for (ptrdiff_t k = 0; k < n_classes; k++)
+        for (ptrdiff_t r = n_rows; r < stride; r++)
+            p[k * stride + r] = d[k * stride + r] = 0;
+    for (ptrdiff_t r = 0; r < stride; r++)
+        w[r] = r >= n_rows ? 0 : weight ? (REAL)weight[r] : 1;
+    N(map_tile)(p, n_classes, stride, SF_SOFTMAX);
+    for (ptrdiff_t r = 0; r < stride; r += N(lanes))
+        V(curve_column)(p + r, d + r, n_classes, stride, N(load)(w + r));
+}
+
+/* The same for one row in panels. */
+SF_INLINE void V(curve_row)(N(row) p, N(row) d, ptrdiff_t n_classes, REAL weight) {
+    REAL factor, offset;
+    N(map_row)(p, p, SF_SOFTMAX, &factor, &offset);
+    N(scale_row)(p, factor, 0);
+    /* The padding of d may be -inf: 0 there keeps the sum over the panels finite. */
+    for (ptrdiff_t k = n_classes; k < p.n_panels * SF_PANEL; k++)
+        N(panel)(d, k / SF_PANEL)[k % SF_PANEL] = 0;
     N(vec) sum = {0};
     for (ptrdiff_t q = 0; q < p.n_panels; q++)
         for (int i = 0; i < SF_PANEL; i += N(lanes))
@@ -36,13 +55,7 @@ static void V(panel_hessian_vector)(sf_gradient *out, const sf_rows *x, const do
     V(panel_scores)(turned, x, direction, begin, end);
     for (ptrdiff_t r = 0; r < n_rows; r++) {
         N(row) p = V(tile_row)(tile, r, n_rows, n_classes), d = V(tile_row)(turned, r, n_rows, n_classes);
-        REAL factor, offset;
-        N(map_row)(p, p, SF_SOFTMAX, &factor, &offset);
-        N(scale_row)(p, factor, 0);
-        /* The padding of d is -inf: 0 there keeps the sum over the panels finite. */
-        for (ptrdiff_t k = n_classes; k < p.n_panels * SF_PANEL; k++)
-            N(panel)(d, k / SF_PANEL)[k % SF_PANEL] = 0;
-        V(curve_row)(p, d, weight ? (REAL)weight[begin + r] : 1);
+        V(curve_row)(p, d, n_classes, weight ? (REAL)weight[begin + r] : 1);
     }
     V(panel_add_gradient)(out, x, tile, n_classes, begin, end);
 }
@@ -58,14 +71,7 @@ static void V(hessian_vector)(sf_gradient *out, const sf_rows *x, const double *
     REAL *tile = scratch, *turned = tile + n_classes * stride, *w = turned + n_classes * stride;
     V(logits_tile)(tile, stride, x, model, begin, end, w + 4 * stride);
     V(scores_tile)(turned, stride, x, direction, begin, end, w + 4 * stride);
-    for (ptrdiff_t k = 0; k < n_classes; k++)
-        for (ptrdiff_t r = n_rows; r < stride; r++)
-            tile[k * stride + r] = turned[k * stride + r] = 0;
-    for (ptrdiff_t r = 0; r < stride; r++)
-        w[r] = r >= n_rows ? 0 : weight ? (REAL)weight[begin + r] : 1;
-    N(map_tile)(tile, n_classes, stride, SF_SOFTMAX);
-    for (ptrdiff_t r = 0; r < stride; r += N(lanes))
-        V(curve_column)(tile + r, turned + r, n_classes, stride, N(load)(w + r));
+    V(curve_tile)(tile, turned, n_classes, stride, weight ? weight + begin : NULL, n_rows, w);
     V(add_gradient)(out, x, tile, stride, n_classes, model->n_outputs, begin, end);
 }
 

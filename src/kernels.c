@@ -41,6 +41,14 @@
     default: SF_CASES_6(m, call)                                                                                       \
     }
 
+#if SF_MANY_REGISTERS
+#define SF_MOST_VECTORS 14
+#define SF_FOR_VECTORS(m, call) SF_CASES_14(m, call)
+#else
+#define SF_MOST_VECTORS 6
+#define SF_FOR_VECTORS(m, call) SF_CASES_6(m, call)
+#endif
+
 static inline ptrdiff_t sf_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 static inline ptrdiff_t sf_padded(ptrdiff_t n_rows) { return sf_ceil_div(n_rows, SF_MAX_LANES) * SF_MAX_LANES; }
 
@@ -74,6 +82,16 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
 #include "curvature.tmpl.h"
+#define INDEX int32_t
+#define W(name) SF_PASTE(name, f32_in_f32_at_i32)
+#include "csr.tmpl.h"
+#undef INDEX
+#undef W
+#define INDEX int64_t
+#define W(name) SF_PASTE(name, f32_in_f32_at_i64)
+#include "csr.tmpl.h"
+#undef INDEX
+#undef W
 #undef STORE
 #undef STORE_IS_REAL
 #undef V
@@ -102,6 +120,16 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
 #include "curvature.tmpl.h"
+#define INDEX int32_t
+#define W(name) SF_PASTE(name, f64_in_f64_at_i32)
+#include "csr.tmpl.h"
+#undef INDEX
+#undef W
+#define INDEX int64_t
+#define W(name) SF_PASTE(name, f64_in_f64_at_i64)
+#include "csr.tmpl.h"
+#undef INDEX
+#undef W
 #undef STORE
 #undef STORE_IS_REAL
 #undef V
@@ -114,14 +142,30 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
 #include "panel_rows.tmpl.h"
 #include "rows.tmpl.h"
 #include "curvature.tmpl.h"
+#define INDEX int32_t
+#define W(name) SF_PASTE(name, f32_in_f64_at_i32)
+#include "csr.tmpl.h"
+#undef INDEX
+#undef W
+#define INDEX int64_t
+#define W(name) SF_PASTE(name, f32_in_f64_at_i64)
+#include "csr.tmpl.h"
+#undef INDEX
+#undef W
 
 #define SF_ROW_KERNELS(pair) {loss_gradient_##pair, predict_##pair, hessian_vector_##pair, gram_##pair}
+#define SF_CSR_KERNELS(pair, store, index)                                                                             \
+    {csr_residual_##pair##_at_##index, csr_curve_##pair##_at_##index, csr_predict_##pair##_at_##index,                 \
+     csr_add_##store##_in_f64_at_##index}
+#define SF_CSR_BOTH(pair, store) {SF_CSR_KERNELS(pair, store, i32), SF_CSR_KERNELS(pair, store, i64)}
 
 extern const sf_kernels SF_PASTE(sf_kernels, SF_ISA);
 
 const sf_kernels SF_PASTE(sf_kernels, SF_ISA) = {
     SF_STRING(SF_ISA),
     {{SF_ROW_KERNELS(f32_in_f32), SF_ROW_KERNELS(f32_in_f64)}, {{NULL, NULL, NULL, NULL}, SF_ROW_KERNELS(f64_in_f64)}},
+    {{SF_CSR_BOTH(f32_in_f32, f32), SF_CSR_BOTH(f32_in_f64, f32)},
+     {{{NULL, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL}}, SF_CSR_BOTH(f64_in_f64, f64)}},
     {{map_f32_in_f32, cross_entropy_f32_in_f32, exp_array_f32, log_array_f32},
      {map_f64_in_f64, cross_entropy_f64_in_f64, exp_array_f64, log_array_f64}},
 };

@@ -20,6 +20,14 @@ cdef extern from "softfast.h" nogil:
         ptrdiff_t n_rows, n_features, row_stride, feature_stride
         const double *offset
         ptrdiff_t offset_stride
+    ctypedef struct sf_csr:
+        const void *data
+        const void *indices
+        const void *indptr
+        int wide_indices, wide_indptr
+        ptrdiff_t n_rows, n_features
+        const double *offset
+        ptrdiff_t offset_stride
     ctypedef struct sf_targets:
         const int64_t *labels
         const void *proba
@@ -45,6 +53,15 @@ cdef extern from "softfast.h" nogil:
                                ptrdiff_t, ptrdiff_t, void *) noexcept nogil
         void (*gram)(double *, ptrdiff_t, const double *, ptrdiff_t, const sf_rows *, ptrdiff_t, ptrdiff_t,
                      void *) noexcept nogil
+    ctypedef struct sf_csr_kernels:
+        ptrdiff_t (*residual)(double *, double *, double *, const sf_csr *, const sf_targets *, const sf_model *,
+                              ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        void (*curve)(double *, double *, const sf_csr *, const double *, const sf_model *, const sf_model *,
+                      ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        int (*predict)(void *, ptrdiff_t, sf_map, const sf_csr *, const sf_model *, ptrdiff_t, ptrdiff_t,
+                       void *) noexcept nogil
+        void (*add)(double *, const double *, ptrdiff_t, const sf_csr *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                    ptrdiff_t) noexcept nogil
     ctypedef struct sf_array_kernels:
         void (*map)(void *, ptrdiff_t, ptrdiff_t, sf_map, const sf_logits *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                     int, void *) noexcept nogil
@@ -55,6 +72,7 @@ cdef extern from "softfast.h" nogil:
     ctypedef struct sf_kernels:
         const char *name
         sf_row_kernels rows[2][2]
+        sf_csr_kernels csr[2][2][2]
         sf_array_kernels arrays[2]
     const sf_kernels *const *sf_available()
     ptrdiff_t sf_block_rows(ptrdiff_t, ptrdiff_t, size_t)
@@ -68,3 +86,8 @@ cdef extern from "softfast.h" nogil:
     ptrdiff_t sf_coef_index(const sf_model *, ptrdiff_t, ptrdiff_t)
     ptrdiff_t sf_intercept_size(const sf_model *)
     ptrdiff_t sf_intercept_index(const sf_model *, ptrdiff_t)
+    ptrdiff_t sf_entry(const sf_csr *, ptrdiff_t)
+    ptrdiff_t sf_csr_columns(ptrdiff_t, ptrdiff_t)
+    ptrdiff_t sf_csr_stride(ptrdiff_t, size_t)
+    ptrdiff_t sf_csr_block_rows(ptrdiff_t)
+    size_t sf_csr_scratch_bytes(ptrdiff_t)

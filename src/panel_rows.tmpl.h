@@ -181,22 +181,29 @@ static ptrdiff_t V(panel_loss_gradient)(sf_gradient *out, const sf_rows *x, cons
     return SF_OK;
 }
 
+/* out = the map of a row of logits, which it overwrites.  Returns whether the first was finite: whatever is not in a
+ * row of X reaches the logits of every class. */
+SF_INLINE int V(predict_row)(REAL *out, sf_map map, N(row) z, const sf_model *model) {
+    const ptrdiff_t n_reference = model->n_classes - model->n_outputs, first = map == SF_IDENTITY ? n_reference : 0;
+    const int finite = N(panel)(z, 0)[n_reference] * 0 == 0;
+    REAL factor = 1, offset = 0;
+    if (map != SF_IDENTITY)
+        N(map_row)(z, z, map, &factor, &offset);
+    for (ptrdiff_t k = first; k < model->n_classes; k++)
+        out[k - first] = N(panel)(z, k / SF_PANEL)[k % SF_PANEL] * factor + offset;
+    return finite;
+}
+
 static int V(panel_predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
                             ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const ptrdiff_t n_rows = end - begin, first = map == SF_IDENTITY ? model->n_classes - model->n_outputs : 0;
-    REAL *tile = scratch, zero_or_nan = 0;
+    const ptrdiff_t n_rows = end - begin;
+    REAL *tile = scratch;
+    int finite = 1;
     V(panel_logits)(tile, x, model, begin, end);
-    for (ptrdiff_t r = 0; r < n_rows; r++) {
-        N(row) z = V(tile_row)(tile, r, n_rows, model->n_classes);
-        REAL *to = (REAL *)out + (begin + r) * out_stride, factor = 1, offset = 0;
-        /* Whatever is not finite in a row of X reaches the logits of every class, the first one too. */
-        zero_or_nan += N(panel)(z, 0)[model->n_classes - model->n_outputs] * 0;
-        if (map != SF_IDENTITY)
-            N(map_row)(z, z, map, &factor, &offset);
-        for (ptrdiff_t k = first; k < model->n_classes; k++)
-            to[k - first] = N(panel)(z, k / SF_PANEL)[k % SF_PANEL] * factor + offset;
-    }
-    return zero_or_nan == 0;
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        finite &= V(predict_row)((REAL *)out + (begin + r) * out_stride, map,
+                                 V(tile_row)(tile, r, n_rows, model->n_classes), model);
+    return finite;
 }
 
 #if STORE_IS_REAL

@@ -290,13 +290,19 @@ static void V(scores_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const
     V(multiply)(&forward, x, begin, end, 1);
 }
 
+/* tile (K, stride) += the offsets of the rows [begin, end), where there are any. */
+static void V(add_offset)(REAL *tile, ptrdiff_t stride, const double *offset, ptrdiff_t offset_stride,
+                          ptrdiff_t n_classes, ptrdiff_t begin, ptrdiff_t end) {
+    for (ptrdiff_t r = 0; offset && r < end - begin; r++)
+        for (ptrdiff_t k = 0; k < n_classes; k++)
+            tile[k * stride + r] += (REAL)offset[(begin + r) * offset_stride + k];
+}
+
 /* The same plus the rows' offsets: logits.  packed: scratch for transposed rows. */
 static void V(logits_tile)(REAL *tile, ptrdiff_t stride, const sf_rows *x, const sf_model *model, ptrdiff_t begin,
                            ptrdiff_t end, void *packed) {
     V(scores_tile)(tile, stride, x, model, begin, end, packed);
-    for (ptrdiff_t r = 0; x->offset && r < end - begin; r++)
-        for (ptrdiff_t k = 0; k < model->n_classes; k++)
-            tile[k * stride + r] += (REAL)x->offset[(begin + r) * x->offset_stride + k];
+    V(add_offset)(tile, stride, x->offset, x->offset_stride, model->n_classes, begin, end);
 }
 
 /* tile (K, stride) = x[begin..end), whatever its strides. */
@@ -372,13 +378,9 @@ static ptrdiff_t V(loss_gradient)(sf_gradient *out, const sf_rows *x, const sf_t
     return SF_OK;
 }
 
-static int V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
-                       ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    if (sf_many_classes(model->n_classes))
-        return V(panel_predict)(out, out_stride, map, x, model, begin, end, scratch);
-    const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
-    REAL *tile = scratch;
-    V(logits_tile)(tile, stride, x, model, begin, end, tile + (2 * model->n_classes + 4) * stride);
+/* out = the map of a tile of logits (K, stride) of n_rows rows, which it overwrites.  Returns whether all were finite. */
+static int V(predict_tile)(REAL *out, ptrdiff_t out_stride, sf_map map, REAL *tile, ptrdiff_t stride,
+                           const sf_model *model, ptrdiff_t n_rows) {
     /* z - z is 0 or, where z is not finite, NaN. */
     N(vec) zero_or_nan = {0};
     for (ptrdiff_t k = 0; k < model->n_classes; k++) {
@@ -389,9 +391,18 @@ static int V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows
     }
     N(map_tile)(tile, model->n_classes, stride, map);
     ptrdiff_t first = map == SF_IDENTITY ? model->n_classes - model->n_outputs : 0;
-    N(scatter_tile)((REAL *)out + begin * out_stride, out_stride, 1, tile + first * stride, stride,
-                    model->n_classes - first, n_rows);
+    N(scatter_tile)(out, out_stride, 1, tile + first * stride, stride, model->n_classes - first, n_rows);
     return N(sum)(zero_or_nan) == 0;
+}
+
+static int V(predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_rows *x, const sf_model *model,
+                       ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    if (sf_many_classes(model->n_classes))
+        return V(panel_predict)(out, out_stride, map, x, model, begin, end, scratch);
+    const ptrdiff_t n_rows = end - begin, stride = sf_padded(n_rows);
+    REAL *tile = scratch;
+    V(logits_tile)(tile, stride, x, model, begin, end, tile + (2 * model->n_classes + 4) * stride);
+    return V(predict_tile)((REAL *)out + begin * out_stride, out_stride, map, tile, stride, model, n_rows);
 }
 
 #if STORE_IS_REAL

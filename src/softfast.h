@@ -28,6 +28,16 @@ typedef struct {
     ptrdiff_t offset_stride;
 } sf_rows;
 
+/* X (n, p) in CSR: the entries indptr[i]..indptr[i + 1] of data and indices are those of row i, in any order, and a
+ * column may occur more than once.  Each of the two integer arrays is int32_t or, where wide, int64_t. */
+typedef struct {
+    const void *data, *indices, *indptr;
+    int wide_indices, wide_indptr;
+    ptrdiff_t n_rows, n_features;
+    const double *offset;
+    ptrdiff_t offset_stride;
+} sf_csr;
+
 /* What the rows should predict: labels (n,) in 0..K-1, or, where labels is NULL, probabilities (n, K) of the storage
  * type of X, element (i, k) at proba[i * row_stride + k * class_stride].  weight (n,), or NULL for all ones. */
 typedef struct {
@@ -40,7 +50,9 @@ typedef struct {
 /* Coefficients in the arithmetic type, aligned, in one of two layouts; sf_coef_index says where coef[k, j] lies.
  * Few classes: coef (M, stride), zero beyond column p; intercept (M,).
  * Many classes: coef [panel][p][SF_PANEL] over all K classes, zero for a reference class and in the padding;
- * intercept [panel][SF_PANEL], zero for a reference class, -inf in the padding. */
+ * intercept [panel][SF_PANEL], zero for a reference class, -inf in the padding.
+ * For rows in CSR: coef [p][stride], intercept [stride], the columns of sf_csr_columns and the stride of sf_csr_stride,
+ * zero for a reference class and in the padding. */
 typedef struct {
     const void *coef, *intercept;
     ptrdiff_t n_features, n_outputs, n_classes;
@@ -82,6 +94,25 @@ typedef struct {
                  ptrdiff_t begin, ptrdiff_t end, void *scratch);
 } sf_row_kernels;
 
+/* The same for rows in CSR with one type of indices.  Their gradient is made in two steps, so that there is one of it
+ * whatever the number of threads: residuals of some rows, by rows, and then their product with X, by features. */
+typedef struct {
+    /* residual [end - begin][stride of float64], zero in the padding, sums [stride] over its rows and *loss of the rows
+     * [begin, end), at most sf_csr_block_rows, are written.  Returns SF_OK or the offending row. */
+    ptrdiff_t (*residual)(double *residual, double *sums, double *loss, const sf_csr *x, const sf_targets *targets,
+                          const sf_model *model, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /* The same for the product of the Hessian at the model with the direction's coefficients; weight (n,) or NULL. */
+    void (*curve)(double *residual, double *sums, const sf_csr *x, const double *weight, const sf_model *model,
+                  const sf_model *direction, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /* As of sf_row_kernels; the rows at most sf_csr_block_rows. */
+    int (*predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_csr *x, const sf_model *model, ptrdiff_t begin,
+                   ptrdiff_t end, void *scratch);
+    /* gradient [p][stride of float64] += X^T residual of the rows [begin, end), in their order, of the features
+     * [first, last). */
+    void (*add)(double *gradient, const double *residual, ptrdiff_t n_columns, const sf_csr *x, ptrdiff_t begin,
+                ptrdiff_t end, ptrdiff_t first, ptrdiff_t last);
+} sf_csr_kernels;
+
 /* Functions of one type of logits. */
 typedef struct {
     /* out as logits are, same shape; with SF_LOGSUMEXP one value a row.  streams: out is larger than the caches, and
@@ -99,6 +130,7 @@ typedef struct {
 typedef struct {
     const char *name;
     sf_row_kernels rows[2][2]; /* [storage][arithmetic]; float32 arithmetic over float64 storage is not offered */
+    sf_csr_kernels csr[2][2][2]; /* [storage][arithmetic][wide_indices] */
     sf_array_kernels arrays[2];
 } sf_kernels;
 
@@ -163,6 +195,31 @@ static inline ptrdiff_t sf_gram_rows(ptrdiff_t n_features) {
 
 static inline size_t sf_gram_scratch_bytes(ptrdiff_t n_features) {
     return 2 * (size_t)n_features * (size_t)sf_gram_rows(n_features) * sizeof(double);
+}
+
+static inline ptrdiff_t sf_entry(const sf_csr *x, ptrdiff_t i) {
+    return x->wide_indptr ? (ptrdiff_t)((const int64_t *)x->indptr)[i] : ((const int32_t *)x->indptr)[i];
+}
+
+/* Columns of coefficients, residuals and gradients for rows in CSR: a reference class has one among many classes. */
+static inline ptrdiff_t sf_csr_columns(ptrdiff_t n_outputs, ptrdiff_t n_classes) {
+    return sf_many_classes(n_classes) ? n_classes : n_outputs;
+}
+
+/* Elements from one feature, or row, to the next: lines of the cache, but for few columns, which would take up to 16
+ * times the memory then. */
+static inline ptrdiff_t sf_csr_stride(ptrdiff_t n_columns, size_t itemsize) {
+    ptrdiff_t line = SF_ALIGNMENT / (ptrdiff_t)itemsize;
+    return n_columns <= 2 ? n_columns : n_columns <= 4 ? 4 : (n_columns + line - 1) / line * line;
+}
+
+/* Rows a block: enough to fill the lanes of a tile many times. */
+static inline ptrdiff_t sf_csr_block_rows(ptrdiff_t n_classes) { return sf_many_classes(n_classes) ? 32 : 128; }
+
+/* Bytes of scratch for blocks of rows in CSR: tiles, or two rows of logits and one of targets. */
+static inline size_t sf_csr_scratch_bytes(ptrdiff_t n_classes) {
+    return sf_many_classes(n_classes) ? 3 * (size_t)sf_panels(n_classes) * SF_PANEL * sizeof(double)
+                                      : sf_scratch_bytes(sf_csr_block_rows(n_classes), n_classes);
 }
 
 /* Whether the array functions take rows one by one, classes across the lanes: many classes, contiguous. */

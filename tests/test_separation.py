@@ -216,7 +216,7 @@ def test_chunks_give_the_same_margins(monkeypatch, rng):
     coef, intercept, center = rng.normal(size=(3, 4)), rng.normal(size=3), rng.normal(size=4)
     whole = source.margins(coef, intercept, center, 20)
     extremes = source.extremes()
-    monkeypatch.setattr("softfast.sources.dense._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("softfast.sources.in_memory.CHUNK_BYTES", 1000)
     parts = source.margins(coef, intercept, center, 20)
     np.testing.assert_allclose(parts.lowest, whole.lowest, rtol=1e-12)
     np.testing.assert_allclose(parts.highest, whole.highest, rtol=1e-12)

@@ -351,7 +351,7 @@ def test_predictions_come_back(tmp_path, ending, labels):
     path = tmp_path / f"predictions{ending}"
     classes = np.array(labels)
     proba = np.asfortranarray(np.array([[0.25, 0.75], [1 / 3, 2 / 3], [1.0, 0.0]]))
-    write_predictions(path, classes[[1, 1, 0]], proba, classes)
+    assert write_predictions(path, classes, [(classes[[1, 1]], proba[:2]), (classes[[0]], proba[2:])]) == 3
     read = pyarrow.csv.read_csv(path) if ending == ".csv" else pa.parquet.read_table(path)
     assert read.column_names == ["prediction", *(f"proba_{label}" for label in labels)]
     assert read["prediction"].to_pylist() == [labels[1], labels[1], labels[0]]
@@ -359,16 +359,17 @@ def test_predictions_come_back(tmp_path, ending, labels):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_predictions_are_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = put(tmp_path / "predictions.csv", "before")
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_predictions_are_whole_or_not_at_all(tmp_path, ending):
+    path = put(tmp_path / f"predictions{ending}", "before")
 
-    def interrupted(table, file):
-        file.write_bytes(b"half")
+    def interrupted():
+        yield np.arange(2), np.eye(2)
+        assert len(list(tmp_path.iterdir())) == 2
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pyarrow.csv, "write_csv", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_predictions(path, np.arange(2), np.eye(2), np.arange(2))
+        write_predictions(path, np.arange(2), interrupted())
     assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -377,9 +378,9 @@ def test_predictions_elsewhere(tmp_path):
     with pytest.raises(
         TableError, match=r"unknown ending '\.txt'; predictions are written to \.csv, \.parquet or \.pq"
     ):
-        write_predictions(tmp_path / "predictions.txt", np.arange(2), np.eye(2), np.arange(2))
+        write_predictions(tmp_path / "predictions.txt", np.arange(2), [(np.arange(2), np.eye(2))])
     with pytest.raises(FileNotFoundError, match=r"absent/p\.csv: there is no directory"):
-        write_predictions(tmp_path / "absent" / "p.csv", np.arange(2), np.eye(2), np.arange(2))
+        write_predictions(tmp_path / "absent" / "p.csv", np.arange(2), [(np.arange(2), np.eye(2))])
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(FileExistsError, match=r"folder\.csv: exists and is not a regular file"):
-        write_predictions(tmp_path / "folder.csv", np.arange(2), np.eye(2), np.arange(2))
+        write_predictions(tmp_path / "folder.csv", np.arange(2), [(np.arange(2), np.eye(2))])

@@ -14,11 +14,14 @@ Matrix = NDArray[np.float64]
 class Moments:
     """Weighted means over the rows: one pass, once for a fit.
 
+    n_rows, total_weight : over how many rows, and the sum of their weights
     feature_mean, feature_variance, feature_size : (p,), of x the mean and the variance, and the mean of abs(x)
     class_mean : (K,), the mean of the targets q
     offset_mean, offset_size, target_offset : of the offsets o, (K,) the mean, and the means of max |o_k| and of <q, o>
     """
 
+    n_rows: int
+    total_weight: float
     feature_mean: Vector
     feature_variance: Vector
     feature_size: Vector
@@ -88,9 +91,9 @@ class Source(Protocol):
     def sample(self, n_rows: int, moments: Moments) -> RowSample:
         """A random sample of about n_rows rows, always the same one, for estimates of second moments.
 
-        A row's chance grows with the rarity of its class and with its distance from the mean in units of the
-        features' spread, and its weight makes up for it: a sample that misses the few rows with a rare class or a
-        rarely used feature knows nothing of the curvature there.
+        A row's chance grows with its weight, with the rarity of its class and with its distance from the mean in units
+        of the features' spread, and its weight in the sample makes up for it: a sample that misses the few rows with a
+        rare class or a rarely used feature knows nothing of the curvature there.
         """
         ...
 

@@ -6,7 +6,8 @@ copied one by one into an F-order array, which the kernels read as it is.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +102,22 @@ def read_table(
 
 
 def write_predictions(
-    path: str | os.PathLike[str], labels: NDArray[Any], proba: NDArray[Any], classes: NDArray[Any]
-) -> None:
-    """Write predicted labels and probabilities, whole or not at all.
+    path: str | os.PathLike[str], classes: NDArray[Any], batches: Iterable[tuple[NDArray[Any], NDArray[Any]]]
+) -> int:
+    """Write predicted labels and probabilities batch by batch, all or nothing.
 
     Parameters
     ----------
     path : path_like
         Ends in ``.csv``, ``.parquet`` or ``.pq``.
-    labels : ndarray of shape (n,)
-        The column ``prediction``.
-    proba : ndarray of shape (n, K)
-        The columns ``proba_<class>``.
     classes : ndarray of shape (K,)
+    batches : iterable of (labels, proba)
+        Of shapes (m,) and (m, K), for the columns ``prediction`` and ``proba_<class>``.
+
+    Returns
+    -------
+    int
+        The number of rows.
 
     Raises
     ------
@@ -124,20 +128,23 @@ def write_predictions(
     """
     require_predictions_ending(path)
     import pyarrow as pa
+    from pyarrow.csv import CSVWriter
+    from pyarrow.parquet import ParquetWriter
 
-    columns = {"prediction": pa.array(labels)}
-    for name, column in zip(classes.tolist(), proba.T, strict=True):
-        columns[f"proba_{name}"] = pa.array(np.ascontiguousarray(column))
-    table = pa.table(columns)
-    with replacing(path) as temporary:
-        if temporary.suffix.lower() == ".csv":
-            from pyarrow.csv import write_csv
-
-            write_csv(table, temporary)
-        else:
-            from pyarrow.parquet import write_table
-
-            write_table(table, temporary)
+    kind = CSVWriter if Path(path).suffix.lower() == ".csv" else ParquetWriter
+    n_rows = 0
+    with replacing(path) as temporary, ExitStack() as stack:
+        writer = None
+        for labels, proba in batches:
+            columns = {"prediction": pa.array(labels)}
+            for name, column in zip(classes.tolist(), proba.T, strict=True):
+                columns[f"proba_{name}"] = pa.array(np.ascontiguousarray(column))
+            table = pa.table(columns)
+            if writer is None:
+                writer = stack.enter_context(kind(temporary, table.schema))
+            writer.write_table(table)
+            n_rows += len(labels)
+    return n_rows
 
 
 def require_predictions_ending(path: str | os.PathLike[str]) -> None:

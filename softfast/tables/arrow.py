@@ -29,7 +29,7 @@ def read_csv(path: Path, request: Request, head: bytes) -> Table:
     if "" in names:
         # pandas writes its index so: as a feature it would give the order of the rows away.
         raise TableError(f"{path}, line {line}: column {names.index('') + 1} has no name; every column needs one")
-    features, target = _choose_columns(path, names, request)
+    features, target = choose_columns(path, names, request)
 
     def read(types: dict[str, Any]) -> Any:
         return arrow_csv.read_csv(
@@ -125,7 +125,7 @@ def read_parquet(path: Path, request: Request, head: bytes) -> Table:
             schema, n_rows = file.schema_arrow, file.metadata.num_rows
             # An index that pandas keeps is no column of the table, and pandas does not read it as one.
             names = [name for name in schema.names if not name.startswith("__index_level_")]
-            features, target = _choose_columns(path, names, request)
+            features, target = choose_columns(path, names, request)
             if n_rows < 1:
                 raise TableError(f"{path}: names {count(len(names), 'column')}, but has no rows; expected one at least")
             return _assemble(
@@ -141,7 +141,7 @@ def read_parquet(path: Path, request: Request, head: bytes) -> Table:
         raise TableError(f"{path}: damaged or cut off, not a whole Parquet file ({error})") from error
 
 
-def _choose_columns(path: Path, names: Sequence[str], request: Request) -> tuple[list[str], str | None]:
+def choose_columns(path: Path, names: Sequence[str], request: Request) -> tuple[list[str], str | None]:
     """The features' columns, and the target's if labels are asked for."""
     target = request.target
     if len(set(names)) < len(names):
@@ -172,23 +172,28 @@ def _assemble(
     place: Callable[[int], str],
 ) -> Table:
     """The table of Arrow columns: each is read, copied into X and let go before the next."""
+    X: Real = np.empty((n_rows, len(features)), dtype=type_of(schema, features), order="F")
+    for name, out in zip(features, X.T, strict=True):
+        fill(out, read_column(name), partial(_where, path, name, place))
+    y = None if target is None else read_labels(read_column(target), partial(_where, path, target, place))
+    return Table(X, y, features)
+
+
+def type_of(schema: Any, features: Sequence[str]) -> np.dtype[Any]:
+    """float32 where that holds every feature exactly."""
     from pyarrow import types
 
     exact = [types.is_boolean, types.is_int8, types.is_uint8, types.is_int16, types.is_uint16]
     exact += [types.is_float16, types.is_float32]
     single = all(any(test(schema.field(name).type) for test in exact) for name in features)
-    X = np.empty((n_rows, len(features)), dtype=np.float32 if single else np.float64, order="F")
-    for name, out in zip(features, X.T, strict=True):
-        _fill(out, read_column(name), partial(_where, path, name, place))
-    y = None if target is None else _labels(read_column(target), partial(_where, path, target, place))
-    return Table(X, y, features)
+    return np.dtype(np.float32 if single else np.float64)
 
 
 def _where(path: Path, name: str, place: Callable[[int], str], row: int) -> str:
     return f"{path}, {place(row)}, column {name!r}"
 
 
-def _fill(out: Real, column: Any, where: Callable[[int], str]) -> None:
+def fill(out: Real, column: Any, where: Callable[[int], str]) -> None:
     """Copy an Arrow column of numbers into out (n,), or say which value is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -218,7 +223,7 @@ def _fill(out: Real, column: Any, where: Callable[[int], str]) -> None:
         raise TableError(f"{where(row)}: got {out[row]}; {ACCEPTED}")
 
 
-def _labels(column: Any, where: Callable[[int], str]) -> NDArray[Any]:
+def read_labels(column: Any, where: Callable[[int], str]) -> NDArray[Any]:
     """Labels (n,) of an Arrow column: numbers and booleans as they are, anything else as text."""
     import pyarrow as pa
     import pyarrow.compute as pc

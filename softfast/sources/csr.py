@@ -1,0 +1,102 @@
+"""Rows in memory, sparse: CSR of float32 or float64."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from softfast.sources import Matrix, Moments, Vector
+from softfast.sources.in_memory import InMemorySource
+
+
+class CsrSource(InMemorySource):
+    """Rows of a CSR matrix or array of SciPy, which may have unsorted and repeated indices.
+
+    What is computed here rather than in the kernels goes by chunks of rows whose indices do not repeat.
+    """
+
+    def moments(self) -> Moments:
+        """Weighted means over the rows; of the variance, the zeros that are not stored are added as one term."""
+        p, total = self.n_features, self.total_weight
+        mean, size = np.zeros(p), np.zeros(p)
+        for chunk, x in self._chunks():
+            w = self._entry_weights(chunk, x)
+            mean += np.bincount(x.indices, w * x.data, minlength=p)
+            size += np.bincount(x.indices, w * np.abs(x.data), minlength=p)
+        mean /= total
+        # About the mean, in a second pass: E x^2 - mean^2 would cancel where the mean dwarfs the spread.
+        square, stored = np.zeros(p), np.zeros(p)
+        for chunk, x in self._chunks():
+            w = self._entry_weights(chunk, x)
+            square += np.bincount(x.indices, w * np.square(x.data - mean[x.indices]), minlength=p)
+            stored += np.bincount(x.indices, w, minlength=p)
+        square += np.where(self._is_full, 0, np.maximum(total - stored, 0)) * mean**2
+        return Moments(self.n_rows, total, mean, square / total, size / total, *self._target_moments())
+
+    def extremes(self) -> tuple[Matrix, Matrix]:
+        """Least and greatest value of each feature in each class, (K, p)."""
+        shape = self.n_classes, self.n_features
+        least, greatest = np.full(shape, np.inf), np.full(shape, -np.inf)
+        stored = np.zeros(shape, dtype=np.int64)
+        for chunk, x in self._chunks():
+            counts = self._entry_weights(chunk, x) > 0
+            flat = (np.repeat(self._q[chunk], np.diff(x.indptr)) * self.n_features + x.indices)[counts]
+            np.minimum.at(least.reshape(-1), flat, x.data[counts])
+            np.maximum.at(greatest.reshape(-1), flat, x.data[counts])
+            stored += np.bincount(flat, minlength=stored.size).reshape(shape)
+        rows = np.bincount(self._q[self._weights(slice(None)) > 0], minlength=self.n_classes)
+        has_zero = stored < rows[:, None]
+        return np.where(has_zero, np.minimum(least, 0), least), np.where(has_zero, np.maximum(greatest, 0), greatest)
+
+    def _dense(self, rows: Any) -> Matrix:
+        """Rows, chosen by a slice or their numbers, in float64."""
+        return np.asarray(self._X[rows].astype(np.float64).toarray())
+
+    def _distances(self, center: Vector, inverse: Vector) -> Vector:
+        """sum_j inverse_j (x_ij - center_j)^2 of the rows, from what x_ij adds to inverse_j center_j^2."""
+        parts = []
+        for _, x in self._chunks():
+            x.data *= (x.data - 2 * center[x.indices]) * inverse[x.indices]
+            parts.append(np.maximum(x.sum(axis=1) + inverse @ center**2, 0))
+        return np.concatenate(parts)
+
+    def _logits(self, chunk: slice, coef: Matrix, center: Vector) -> tuple[Matrix, Matrix]:
+        """Products coef (x - center) of some rows, and abs(coef) abs(x - center)."""
+        x, size = self._rows_of(chunk), np.abs(coef)
+        # A column without a zero is centred element by element, for its mean may dwarf its spread.  In the others some
+        # zero is as far from the mean as that is large, and nothing is lost by subtracting it last.
+        own = np.where(self._is_full, center, 0.0)
+        rest = center - own
+        x.data -= own[x.indices]
+        z = x @ coef.T - coef @ rest
+        rest = np.abs(rest)
+        x.data = np.abs(x.data - (center - own)[x.indices]) - rest[x.indices]
+        return z, np.maximum(x @ size.T + size @ rest, 0)
+
+    @cached_property
+    def _is_full(self) -> NDArray[np.bool_]:
+        """Whether a column has an entry in every row with a weight, (p,)."""
+        stored = np.zeros(self.n_features, dtype=np.int64)
+        for chunk, x in self._chunks():
+            stored += np.bincount(x.indices[self._entry_weights(chunk, x) > 0], minlength=self.n_features)
+        return np.asarray(stored == np.count_nonzero(self._weights(slice(None))))
+
+    def _entry_weights(self, chunk: slice, x: csr_array) -> Vector:
+        """Those of the rows of a chunk, for each of its entries."""
+        return np.repeat(self._weights(chunk), np.diff(x.indptr))
+
+    def _rows_of(self, chunk: slice) -> csr_array:
+        """A copy of some rows in float64, without repeated indices."""
+        x = csr_array(self._X[chunk], dtype=np.float64, copy=True)
+        x.sum_duplicates()
+        return x
+
+    def _chunks(self) -> Iterator[tuple[slice, csr_array]]:
+        """The rows in float64 without repeated indices, some at a time: as many entries as features are summed over."""
+        step = max(self._chunk_rows(), self.n_features * self.n_rows // max(1, self._rows.n_entries))
+        for begin in range(0, self.n_rows, step):
+            chunk = slice(begin, min(begin + step, self.n_rows))
+            yield chunk, self._rows_of(chunk)

@@ -1,0 +1,215 @@
+"""Chunks of rows from Parquet and Arrow files and folders of them, by Arrow."""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softfast.sources.readers import Chunk, Real, RowsError, chunk_rows
+from softfast.tables.arrow import choose_columns, fill, read_labels, type_of
+from softfast.tables.common import ACCEPTED, Request, TableError
+
+# Their endings: what Arrow calls them, and what everyone does.
+_FORMATS = {
+    ".parquet": ("parquet", "Parquet"),
+    ".pq": ("parquet", "Parquet"),
+    ".arrow": ("ipc", "Arrow"),
+    ".feather": ("ipc", "Arrow"),
+}
+
+
+class ParquetReader:
+    """The columns that are needed of one file after another, in the order of their names.
+
+    If not `labelled`, the column `target` is passed over.
+    """
+
+    slow = finite = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        target: str | None,
+        features: Sequence[str] | None,
+        weight: str | None,
+        *,
+        labelled: bool = True,
+    ) -> None:
+        self.name = str(path)
+        self._files = _files(Path(path))
+        first, names = self._files[0], self._schema(self._files[0]).names
+        # An index that pandas keeps is no column of the table, and pandas does not read it as one.
+        names = [name for name in names if not name.startswith("__index_level_")]
+        if weight is not None and weight not in names:
+            raise RowsError(f"{first}: there is no column {weight!r} of weights; the columns are {', '.join(names)}")
+        request = Request(target, features, None, labelled=labelled and target is not None)
+        features, self._target = choose_columns(first, names, request)
+        self._weight = weight
+        self.feature_names: list[str] | None = [name for name in features if name != weight]
+        self._features = self.feature_names
+        others = [name for name in (self._target, weight) if name is not None]
+        self._columns = list(dict.fromkeys([*self._features, *others]))
+        self._types = [self._schema(first).field(name).type for name in self._columns]
+        self._dtype = type_of(self._schema(first), self._features)
+        self._require_numbers(first)
+        self._n_rows = sum(map(self._look, self._files))
+        if not self._n_rows:
+            raise RowsError(f"{path}: has no rows; expected one at least")
+
+    def chunks(self) -> Iterator[Chunk]:
+        """One reading of all rows, in chunks that begin and end where they like in the files."""
+        left, step = self._n_rows, chunk_rows(len(self._features), self._dtype.itemsize)
+        target = _Target(min(step, left), self._features, self._dtype)
+        for path in self._files:
+            row = 0
+            for batch in self._batches(path):
+                begin = 0
+                while begin < len(batch):
+                    taken = min(target.free, len(batch) - begin)
+                    target.add(batch.slice(begin, taken), path, row, self._target, self._weight)
+                    begin, row, left = begin + taken, row + taken, left - taken
+                    if not target.free:
+                        yield target.chunk()
+                        target = _Target(min(step, left), self._features, self._dtype)
+
+    def again(self) -> Iterator[Real]:
+        """The X of the chunks, decoded once more."""
+        return (chunk.X for chunk in self.chunks())
+
+    def size(self) -> int | None:
+        """Bytes of X."""
+        return self._n_rows * len(self._features) * self._dtype.itemsize
+
+    def _open(self, path: Path) -> Any:
+        import pyarrow as pa
+        from pyarrow import dataset
+
+        try:
+            return dataset.dataset(path, format=_FORMATS[path.suffix.lower()][0])
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+
+    def _schema(self, path: Path) -> Any:
+        return self._open(path).schema
+
+    def _require_numbers(self, path: Path) -> None:
+        """An error that names the first feature that can't hold numbers."""
+        from pyarrow import types
+
+        numbers = [types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null]
+        for name, kind in zip(self._columns, self._types, strict=True):
+            if name != self._target and not any(test(kind) for test in numbers):
+                raise RowsError(f"{path}, column {name!r}: is of type {kind}; {ACCEPTED}; name the columns to read")
+
+    def _look(self, path: Path) -> int:
+        """How many rows a file has, once its columns are known to be those of the first."""
+        import pyarrow as pa
+
+        file = self._open(path)
+        for name, kind in zip(self._columns, self._types, strict=True):
+            position = file.schema.get_field_index(name)
+            if position < 0:
+                raise RowsError(f"{path}: there is no column {name!r}, which {self._files[0]} has")
+            if file.schema.field(position).type != kind:
+                seen = file.schema.field(position).type
+                raise RowsError(f"{path}, column {name!r}: is of type {seen}, but of {kind} in {self._files[0]}")
+        try:
+            return int(file.count_rows())
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+
+    def _batches(self, path: Path) -> Iterator[Any]:
+        """Record batches of a file, some decoded ahead by Arrow's own threads."""
+        import pyarrow as pa
+
+        step = chunk_rows(len(self._features), self._dtype.itemsize)
+        try:
+            yield from self._open(path).to_batches(
+                columns=self._columns, batch_size=step, batch_readahead=2, fragment_readahead=1
+            )
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise _damaged(path, error) from error
+
+
+class _Target:
+    """A chunk that is being put together."""
+
+    def __init__(self, n_rows: int, features: list[str], dtype: np.dtype[Any]) -> None:
+        self._X: Real = np.empty((n_rows, len(features)), dtype=dtype, order="F")
+        self._features = features
+        self._filled = 0
+        self._labels: list[NDArray[Any]] = []
+        self._weights: list[NDArray[np.float64]] = []
+        self._origins: list[tuple[int, Path, int]] = []
+
+    @property
+    def free(self) -> int:
+        """Rows that fit in yet."""
+        return len(self._X) - self._filled
+
+    def add(self, batch: Any, path: Path, row: int, target: str | None, weight: str | None) -> None:
+        """The rows of a record batch, the first of which is `row` of its file."""
+        import pyarrow as pa
+
+        n_rows = len(batch)
+        self._origins.append((self._filled, path, row))
+
+        def column(name: str) -> Any:
+            return pa.chunked_array([batch.column(name)])
+
+        def where(name: str) -> Any:
+            return partial(_cell, path, row, name)
+
+        for name, out in zip(self._features, self._X[self._filled : self._filled + n_rows].T, strict=True):
+            fill(out, column(name), where(name))
+        if target is not None:
+            self._labels.append(read_labels(column(target), where(target)))
+        if weight is not None:
+            self._weights.append(np.empty(n_rows))
+            fill(self._weights[-1], column(weight), where(weight))
+        self._filled += n_rows
+
+    def chunk(self) -> Chunk:
+        """What has been put together."""
+        return Chunk(
+            self._X,
+            np.concatenate(self._labels) if self._labels else None,
+            np.concatenate(self._weights) if self._weights else None,
+            partial(_origin, self._origins),
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those in a folder and its folders."""
+    if not path.exists():
+        raise RowsError(f"{path}: no such file or folder")
+    if path.is_file():
+        if path.suffix.lower() not in _FORMATS:
+            raise RowsError(f"{path}: unknown ending {path.suffix!r}; accepted are {', '.join(_FORMATS)}")
+        return [path]
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in _FORMATS and file.is_file() and not file.name.startswith((".", "_"))
+    ]
+    if not files:
+        raise RowsError(f"{path}: there are no files with the endings {', '.join(_FORMATS)} in this folder")
+    return files
+
+
+def _damaged(path: Path, error: Exception) -> TableError:
+    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return TableError(f"{path}: damaged or cut off, not a whole {_FORMATS[path.suffix.lower()][1]} file ({detail})")
+
+
+def _cell(path: Path, begin: int, name: str, row: int) -> str:
+    return f"{path}, row {begin + row + 1}, column {name!r}"
+
+
+def _origin(origins: list[tuple[int, Path, int]], row: int) -> str:
+    begin, path, first = next(origin for origin in reversed(origins) if origin[0] <= row)
+    return f"{path}, row {first + row - begin + 1}"

@@ -1,0 +1,178 @@
+"""Rows in parts: each part is a small source of its own, and what all rows have is made of what each part has.
+
+This is the algebra alone.  Where the parts lie and who works on them is the business of a `Parts`.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial, reduce
+from itertools import chain
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from softfast.sources import Margins, Matrix, Moments, RowSample, Source, Vector
+
+T = TypeVar("T")
+
+
+class Part(Source, Protocol):
+    """Some of the rows, with the classes of all."""
+
+    def sample(self, n_rows: int, moments: Moments, *, seed: int = 0) -> RowSample:
+        """Its rows in a sample of all rows, given the moments of all and a seed of its own."""
+        ...
+
+
+class Parts(Protocol):
+    """All rows, in parts whose order never changes."""
+
+    n_rows: int
+    n_features: int
+    n_classes: int
+    total_weight: float
+    has_offset: bool
+
+    def run(self, operation: Callable[[Part, int], T]) -> Generator[T, None, None]:
+        """operation(part, number) of each part, numbered from 0, in the order of the parts, and one pass over all.
+
+        The operation can be pickled, and the results are no larger than a sample or the coefficients.
+        """
+        ...
+
+
+class PartedSource:
+    """The rows of all parts as one source."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.n_rows, self.n_features, self.n_classes = parts.n_rows, parts.n_features, parts.n_classes
+        self.total_weight, self.has_offset = parts.total_weight, parts.has_offset
+
+    def moments(self) -> Moments:
+        """Weighted means over the rows."""
+        with closing(self._parts.run(_moments)) as results:
+            moments = reduce(_merge_moments, chain.from_iterable(results))
+        # Parts without weight have no means.
+        return replace(moments, n_rows=self.n_rows)
+
+    def sample(self, n_rows: int, moments: Moments) -> RowSample:
+        """A random sample of about n_rows rows, always the same one; each part draws with its number as the seed."""
+        with closing(self._parts.run(partial(_sample, n_rows, moments))) as results:
+            samples = list(results)
+        offsets = [s.offset for s in samples if s.offset is not None]
+        return RowSample(
+            np.concatenate([s.X for s in samples]),
+            np.concatenate([s.targets for s in samples]),
+            np.concatenate([s.weight for s in samples]),
+            np.concatenate(offsets) if offsets else None,
+        )
+
+    def loss_gradient(
+        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True
+    ) -> tuple[float, Matrix, Vector]:
+        """Weighted sums of loss, residual^T X and residual^T 1."""
+        losses: list[float] = []
+
+        def sums(results: Iterator[tuple[float, Matrix, Vector]]) -> Iterator[tuple[Matrix, Vector]]:
+            for loss, product, residual in results:
+                losses.append(loss)
+                yield product, residual
+
+        with closing(self._parts.run(partial(_loss_gradient, coef, intercept, with_offset))) as results:
+            product, residual = reduce(_add, sums(results))
+        return math.fsum(losses), product, residual
+
+    def hessian_vector(
+        self, coef: Matrix, intercept: Vector, direction: Matrix, direction_intercept: Vector
+    ) -> tuple[Matrix, Vector]:
+        """The loss's Hessian at coef and intercept, summed over the rows, times a direction."""
+        operation = partial(_hessian_vector, coef, intercept, direction, direction_intercept)
+        with closing(self._parts.run(operation)) as results:
+            return reduce(_add, results)
+
+    def extremes(self) -> tuple[Matrix, Matrix]:
+        """Least and greatest value of each feature in each class, (K, p)."""
+        with closing(self._parts.run(_extremes)) as results:
+            return reduce(lambda a, b: (np.minimum(a[0], b[0]), np.maximum(a[1], b[1])), results)
+
+    def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
+        """Margins of the logits coef (x - center) + intercept, and the n_least lowest."""
+        with closing(self._parts.run(partial(_margins, coef, intercept, center, n_least))) as results:
+            return reduce(partial(_merge_margins, n_least), results)
+
+
+def _moments(part: Part, number: int) -> list[Moments]:
+    return [part.moments()] if part.total_weight > 0 else []
+
+
+def _sample(n_rows: int, moments: Moments, part: Part, number: int) -> RowSample:
+    return part.sample(n_rows, moments, seed=number)
+
+
+def _loss_gradient(
+    coef: Matrix, intercept: Vector, with_offset: bool, part: Part, number: int
+) -> tuple[float, Matrix, Vector]:
+    return part.loss_gradient(coef, intercept, with_offset=with_offset)
+
+
+def _hessian_vector(
+    coef: Matrix, intercept: Vector, direction: Matrix, direction_intercept: Vector, part: Part, number: int
+) -> tuple[Matrix, Vector]:
+    return part.hessian_vector(coef, intercept, direction, direction_intercept)
+
+
+def _extremes(part: Part, number: int) -> tuple[Matrix, Matrix]:
+    return part.extremes()
+
+
+def _margins(coef: Matrix, intercept: Vector, center: Vector, n_least: int, part: Part, number: int) -> Margins:
+    return part.margins(coef, intercept, center, n_least)
+
+
+def _add(total: tuple[Matrix, Vector], following: tuple[Matrix, Vector]) -> tuple[Matrix, Vector]:
+    """The sums, in place in the first, which a part has made for us."""
+    total[0][...] += following[0]
+    total[1][...] += following[1]
+    return total
+
+
+def _merge_moments(a: Moments, b: Moments) -> Moments:
+    """Of the rows of both: means by their weights, variances by that of the means too (Chan, Golub and LeVeque 1983).
+
+    Nothing cancels: the difference of the means is small where they are close.
+    """
+    total = a.total_weight + b.total_weight
+    share = b.total_weight / total
+
+    def mean(of_a: Any, of_b: Any) -> Any:
+        return of_a + share * (of_b - of_a)
+
+    apart = b.feature_mean - a.feature_mean
+    return replace(
+        a,
+        n_rows=a.n_rows + b.n_rows,
+        total_weight=total,
+        feature_mean=mean(a.feature_mean, b.feature_mean),
+        feature_variance=mean(a.feature_variance, b.feature_variance) + share * (1 - share) * apart**2,
+        feature_size=mean(a.feature_size, b.feature_size),
+        class_mean=mean(a.class_mean, b.class_mean),
+        offset_mean=mean(a.offset_mean, b.offset_mean),
+        offset_size=mean(a.offset_size, b.offset_size),
+        target_offset=mean(a.target_offset, b.target_offset),
+    )
+
+
+def _merge_margins(n_least: int, a: Margins, b: Margins) -> Margins:
+    least = np.concatenate([a.least, b.least])
+    kept = np.argpartition(least, n_least)[:n_least] if len(least) > n_least else np.arange(len(least))
+    return Margins(
+        np.minimum(a.lowest, b.lowest),
+        np.maximum(a.highest, b.highest),
+        least[kept],
+        np.concatenate([a.X, b.X])[kept],
+        np.concatenate([a.labels, b.labels])[kept],
+        np.concatenate([a.others, b.others])[kept],
+    )

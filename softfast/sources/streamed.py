@@ -1,0 +1,291 @@
+"""Rows that are read chunk by chunk in every pass: what the first pass finds out, and the passes after it."""
+
+import os
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softfast.sources.dense import DenseSource
+from softfast.sources.parts import Part
+from softfast.sources.readahead import read_ahead
+from softfast.sources.readers import Chunk, Reader, Real, RowsError
+from softfast.sources.row_cache import RowCache
+from softfast.threads import resolve_threads
+from softfast.validation import as_vector
+
+T = TypeVar("T")
+Vector = NDArray[np.float64]
+
+# Bytes at the beginning and the end of a chunk that tell whether a later pass yields the same.
+_PROBE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What the first pass over the rows finds out.
+
+    classes : (K,), sorted
+    codes : of each chunk, the positions of its labels in `classes`, in as few bytes as they need
+    weights : of each chunk, (m,) or None
+    probes : of each chunk, a checksum of some of its values
+    mass : (K,), the sum of the weights of each class
+    """
+
+    n_features: int
+    dtype: np.dtype[Any]
+    classes: NDArray[Any]
+    codes: list[NDArray[np.unsignedinteger[Any]]]
+    weights: list[Vector | None]
+    probes: list[int]
+    mass: Vector
+
+    @property
+    def n_rows(self) -> int:
+        """Of all chunks."""
+        return sum(map(len, self.codes))
+
+
+class StreamedRows:
+    """Rows that stay where they are, on disk or behind an iterator, and are read chunk by chunk.
+
+    Made by `from_npy`, `from_parquet` and `from_batches`; `SoftmaxRegression.fit`, `predict` and their like take it in
+    place of X. Iterating over it yields ``(X, y, weight)`` of one chunk after another, for what does not fit in memory.
+
+    As a context manager, or by `close`, it lets go of what it keeps on disk; so does the end of the process.
+    """
+
+    def __init__(
+        self, reader: Reader, *, cache: str | os.PathLike[str] | None = None, cache_limit: int | None = None
+    ) -> None:
+        self._reader = reader
+        self._folder, self._limit = cache, cache_limit
+        self._survey: Survey | None = None
+        self._cache: RowCache | None = None
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """Names of the features, where they have any."""
+        return self._reader.feature_names
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes that X would take in memory; None where that is not known before reading."""
+        return self._reader.size()
+
+    def __repr__(self) -> str:
+        return f"<StreamedRows of {self._reader.name}>"
+
+    def __enter__(self) -> "StreamedRows":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the copy on disk; it is made anew if the rows are used again."""
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = self._survey = None
+
+    def __iter__(self) -> Iterator[tuple[Real, NDArray[Any] | None, Vector | None]]:
+        """Yield (X, y, weight) of the chunks, y and weight None where there are none."""
+        survey = self._survey
+        if survey is None:
+            with closing(read_ahead(_checked(self._reader))) as chunks:
+                for chunk in chunks:
+                    yield chunk.X, chunk.y, chunk.weight
+            return
+        with closing(self.again()) as passes:
+            for X, codes, weight in zip(passes, survey.codes, survey.weights, strict=True):
+                yield X, survey.classes[codes], weight
+
+    def survey(self) -> Survey:
+        """What the first pass finds out; the first call makes that pass."""
+        if self._survey is None:
+            cache = RowCache(self._folder, self._limit, self._reader.size()) if self._reader.slow else None
+            try:
+                self._survey = _survey(self._reader, cache)
+            except BaseException:
+                if cache is not None:
+                    cache.close()
+                raise
+            self._cache = cache
+        return self._survey
+
+    def again(self) -> Generator[Real, None, None]:
+        """The X of the chunks once more, read ahead; an error if they are not those of the first pass."""
+        survey = self.survey()
+        number, name = 0, self._reader.name
+        with closing(read_ahead(self._reader.again() if self._cache is None else self._cache.again())) as chunks:
+            for X in chunks:
+                if number == len(survey.codes):
+                    raise RowsError(f"{name}: another pass over the rows has more chunks than the first, {number}")
+                shape = len(survey.codes[number]), survey.n_features
+                if X.shape != shape or X.dtype != survey.dtype or probe(X) != survey.probes[number]:
+                    seen = f"{X.dtype} of shape {X.shape}, expected {survey.dtype} of shape {shape}"
+                    what = "other values" if X.shape == shape and X.dtype == survey.dtype else seen
+                    raise RowsError(
+                        f"{name}: another pass over the rows differs from the first in chunk {number}: {what}; every "
+                        "pass must yield the same rows in the same order"
+                    )
+                yield X
+                number += 1
+        if number < len(survey.codes):
+            raise RowsError(
+                f"{name}: another pass over the rows has {number} chunks, and the first had {len(survey.codes)}"
+            )
+
+
+class StreamedParts:
+    """The chunks of streamed rows as parts of a problem; by_class (K,) multiplies the weights, if given."""
+
+    has_offset = False
+
+    def __init__(self, rows: StreamedRows, by_class: Vector | None, n_threads: int | None) -> None:
+        survey = rows.survey()
+        self._rows, self._survey, self._by_class = rows, survey, by_class
+        self.n_rows, self.n_features, self.n_classes = survey.n_rows, survey.n_features, len(survey.classes)
+        self.total_weight = float(survey.mass.sum() if by_class is None else survey.mass @ by_class)
+        self._n_threads = resolve_threads(n_threads, 4.0 * self.n_rows * (self.n_features + 8) * self.n_classes)
+
+    def run(self, operation: Callable[[Part, int], T]) -> Generator[T, None, None]:
+        """operation(part, number) of each chunk, in order; the next is read meanwhile."""
+        with closing(self._rows.again()) as chunks:
+            for number, X in enumerate(chunks):
+                yield operation(self._part(X, number), number)
+
+    def _part(self, X: Real, number: int) -> Part:
+        codes, weight = self._survey.codes[number].astype(np.int64), self._survey.weights[number]
+        if self._by_class is not None:
+            by_row = self._by_class[codes]
+            weight = by_row if weight is None else by_row * weight
+        return DenseSource(X, codes, self.n_classes, weight, n_threads=self._n_threads)
+
+
+def probe(X: Real) -> int:
+    """A checksum of the first and the last values."""
+    lines = X if X.flags.c_contiguous else X.T
+    flat = lines.reshape(-1) if lines.flags.c_contiguous else lines[0]
+    count = _PROBE // X.itemsize
+    return zlib.crc32(flat[-count:].tobytes(), zlib.crc32(flat[:count].tobytes()))
+
+
+def _checked(reader: Reader) -> Iterator[Chunk]:
+    """The chunks of a reader: one type, one number of features, finite, weights >= 0."""
+    expected: tuple[int, np.dtype[Any]] | None = None
+    for chunk in reader.chunks():
+        X, weight = chunk.X, chunk.weight
+        if expected is None:
+            expected = X.shape[1], X.dtype
+        if (X.shape[1], X.dtype) != expected:
+            raise RowsError(
+                f"{chunk.where(0)}: X has {X.shape[1]} features of {X.dtype}, but the rows before have "
+                f"{expected[0]} of {expected[1]}"
+            )
+        if not (reader.finite or np.isfinite(X).all()):
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(X))[0])
+            name = reader.feature_names[column] if reader.feature_names else column
+            raise RowsError(f"{chunk.where(row)}, feature {name!r}: got {X[row, column]}; accepted are finite numbers")
+        if weight is not None:
+            weight = as_vector("weight", weight, len(X), "row")
+            if not (weight >= 0).all() or np.isinf(weight).any():
+                row = int(np.argmin((weight >= 0) & np.isfinite(weight)))
+                raise RowsError(f"{chunk.where(row)}: got the weight {weight[row]}; accepted are finite numbers >= 0")
+        yield Chunk(X, chunk.y, weight, chunk.where)
+
+
+def _survey(reader: Reader, cache: RowCache | None) -> Survey:
+    """One pass; the rows go into the cache, if there is one."""
+    labels = _Labels()
+    codes: list[NDArray[np.intp]] = []
+    weights: list[Vector | None] = []
+    probes: list[int] = []
+    with closing(read_ahead(_checked(reader))) as chunks:
+        for chunk in chunks:
+            if chunk.y is None:
+                raise RowsError(f"{reader.name}: has no labels; a fit needs one for each row")
+            codes.append(labels.encode(chunk))
+            weights.append(chunk.weight)
+            probes.append(probe(chunk.X))
+            n_features, dtype = chunk.X.shape[1], chunk.X.dtype
+            if cache is not None:
+                cache.append(chunk.X)
+    if not codes:
+        raise RowsError(f"{reader.name}: has no rows; expected one at least")
+    if n_features == 0:
+        raise RowsError(f"{reader.name}: X has no features; expected one at least")
+    classes, order = labels.finish(reader.name)
+    ordered = [order[c] for c in codes]
+    mass = np.zeros(len(classes))
+    for c, w in zip(ordered, weights, strict=True):
+        mass += np.bincount(c, w, len(classes))
+    if not mass.any():
+        raise RowsError(f"{reader.name}: the weights are all zero: no row would count")
+    if cache is not None:
+        cache.finish()
+    return Survey(n_features, dtype, classes, ordered, weights, probes, mass)
+
+
+class _Labels:
+    """Discovers the classes, and numbers them in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self._sorted: NDArray[Any] | None = None
+        self._numbers = np.empty(0, dtype=np.intp)
+
+    def encode(self, chunk: Chunk) -> NDArray[Any]:
+        """The numbers of the labels of a chunk, in as few bytes as they need."""
+        y = chunk.y
+        assert y is not None
+        if self._sorted is not None and _family(y) != _family(self._sorted):
+            raise RowsError(f"{chunk.where(0)}: got labels of {y.dtype}, and before labels of {self._sorted.dtype}")
+        if y.dtype.kind == "f" and not np.isfinite(y).all():
+            row = int(np.argmin(np.isfinite(y)))
+            raise RowsError(f"{chunk.where(row)}: got the label {y[row]}")
+        try:
+            if self._sorted is None:
+                self._learn(np.unique(y), chunk)
+            known = self._sorted
+            assert known is not None
+            places = self._places(y)
+            strange = known[places] != y
+            if strange.any():
+                self._learn(np.unique(y[strange]), chunk)
+                places = self._places(y)
+        except TypeError as error:
+            raise RowsError(f"{chunk.where(0)}: labels that can't be compared ({error})") from error
+        numbers = self._numbers[places]
+        return numbers.astype(np.min_scalar_type(len(self._numbers) - 1))
+
+    def _places(self, y: NDArray[Any]) -> NDArray[np.intp]:
+        assert self._sorted is not None
+        return np.minimum(np.searchsorted(self._sorted, y), len(self._sorted) - 1)
+
+    def _learn(self, new: NDArray[Any], chunk: Chunk) -> None:
+        if new.dtype.kind == "f" and (new != np.trunc(new)).any():
+            # scikit-learn refuses them too; here they would fill the memory first.
+            fraction = new[new != np.trunc(new)][0]
+            raise RowsError(f"{chunk.where(0)}: got the label {fraction}; labels of classes are no fractions")
+        known = new if self._sorted is None else np.concatenate([self._sorted, new])
+        numbers = np.arange(len(known))
+        numbers[: len(self._numbers)] = self._numbers
+        order = np.argsort(known, kind="stable")
+        self._sorted, self._numbers = known[order], numbers[order]
+
+    def finish(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The classes, and where the one of each number stands among them."""
+        classes = self._sorted
+        assert classes is not None
+        order = np.empty(len(classes), dtype=np.min_scalar_type(len(classes) - 1))
+        order[self._numbers] = np.arange(len(classes))
+        return classes, order
+
+
+def _family(labels: NDArray[Any]) -> str:
+    """What can be compared with each other."""
+    return "number" if labels.dtype.kind in "biuf" else labels.dtype.kind

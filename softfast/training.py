@@ -1,0 +1,69 @@
+"""The rows of a fit, wherever they are: checked, their labels encoded, made a source."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
+from sklearn.utils.validation import validate_data
+
+from softfast.sources import Source
+from softfast.sources.csr import CsrSource
+from softfast.sources.dense import DenseSource
+from softfast.sources.parts import PartedSource
+from softfast.sources.streamed import StreamedParts, StreamedRows
+from softfast.targets import encode, is_soft, weight_of_classes
+from softfast.validation import as_offset, as_weight
+
+REAL_TYPES = [np.float64, np.float32]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a fit is to learn from.
+
+    classes : (K,)
+    hard : whether each row has one label
+    """
+
+    source: Source
+    classes: NDArray[Any]
+    hard: bool
+
+
+def training(estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Training:
+    """The arguments of `fit`; sets what the estimator knows of the features, as scikit-learn has it."""
+    if isinstance(X, StreamedRows):
+        for name, value in (("y", y), ("sample_weight", sample_weight), ("offset", offset)):
+            if value is not None:
+                raise ValueError(f"{name} must be None, got {type(value).__name__}: {X!r} brings what it has of it")
+        return _streamed(estimator, X)
+    if is_soft(y):
+        X = validate_data(estimator, X, dtype=REAL_TYPES, accept_sparse="csr")
+    else:
+        X, y = validate_data(estimator, X, y, dtype=REAL_TYPES, accept_sparse="csr")
+    n_rows = X.shape[0]
+    weight = as_weight(sample_weight, n_rows)
+    classes, targets, weight = encode(y, n_rows, X.dtype, weight, estimator.class_weight)
+    offset = as_offset(offset, n_rows, len(classes), one_logit=len(classes) == 2)
+    source_type = CsrSource if issparse(X) else DenseSource
+    source = source_type(X, targets, len(classes), weight, offset=offset, n_threads=estimator.n_threads)
+    return Training(source, classes, targets.ndim == 1)
+
+
+def _streamed(estimator: Any, rows: StreamedRows) -> Training:
+    survey = rows.survey()
+    classes = survey.classes
+    if len(classes) < 2:
+        raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
+    by_class = None
+    if estimator.class_weight is not None:
+        by_class = weight_of_classes(estimator.class_weight, classes, classes, survey.mass)
+        if not (by_class >= 0).all() or not (by_class @ survey.mass > 0):
+            raise ValueError("class_weight must not be negative, and must leave some row a weight")
+    estimator.n_features_in_ = survey.n_features
+    estimator.__dict__.pop("feature_names_in_", None)
+    if rows.feature_names is not None:
+        estimator.feature_names_in_ = np.array(rows.feature_names, dtype=object)
+    return Training(PartedSource(StreamedParts(rows, by_class, estimator.n_threads)), classes, True)

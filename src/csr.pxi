@@ -1,0 +1,367 @@
+"""Part of _core.pyx: rows in CSR, and evaluations over them.
+
+A gradient of K x p numbers may be large and is there once only: residuals of a group of rows are computed block by
+block, and then each thread adds their product with X to the features that it owns, in the order of the rows.
+"""
+
+ctypedef fused index_t:
+    int32_t
+    int64_t
+
+ctypedef fused real_t:
+    float
+    double
+
+ctypedef fused bits_t:
+    uint32_t
+    uint64_t
+
+# Bytes of residuals of a group of rows.
+cdef ptrdiff_t RESIDUAL_BYTES = 8 * 1024 * 1024
+# Parts of the features with about as much work each, from which threads take their runs.
+cdef ptrdiff_t SHARES = 256
+
+
+@cython.final
+cdef class SparseRows:
+    """X (n, p) in CSR: a view, never a copy.  Checked here once: nothing in it can make a kernel leave its arrays.
+
+    data (nnz,) float32 or float64, finite; indices (nnz,) and indptr (n + 1,) int32 or int64, contiguous.  Indices may
+    be in any order and may repeat.  offset (n, K), C order, or None: what is added to the logits of the rows.
+    """
+    cdef cnp.ndarray data, indices, indptr, offset   # keep the memory that the view points to
+    cdef sf_csr view
+    cdef int real
+    cdef readonly object dtype
+    cdef readonly ptrdiff_t n_entries
+    cdef _Buffer shares                              # SHARES + 1 features; None until they are asked for
+
+    def __init__(self, cnp.ndarray data not None, cnp.ndarray indices not None, cnp.ndarray indptr not None,
+                 ptrdiff_t n_features, cnp.ndarray offset=None):
+        for name, array in (("data", data), ("indices", indices), ("indptr", indptr)):
+            if cnp.PyArray_NDIM(array) != 1 or not cnp.PyArray_ISCARRAY_RO(array):
+                raise ValueError(f"{name} must be contiguous, native and of one dimension, got {describe(array)}")
+            if cnp.PyArray_ITEMSIZE(array) not in (4, 8) or not (
+                    cnp.PyArray_ISFLOAT(array) if array is data else cnp.PyArray_ISSIGNED(array)):
+                accepted = "float32 or float64" if array is data else "int32 or int64"
+                raise ValueError(f"{name} must be {accepted}, got {array.dtype}")
+        cdef ptrdiff_t n_entries = cnp.PyArray_DIM(data, 0), n_rows = cnp.PyArray_DIM(indptr, 0) - 1
+        if cnp.PyArray_DIM(indices, 0) != n_entries:
+            raise ValueError(f"indices must be as many as data, {n_entries}, got {len(indices)}")
+        if n_rows < 0:
+            raise ValueError("indptr must have n + 1 elements, at least 1, got none")
+        if n_features < 0:
+            raise ValueError(f"n_features must be at least 0, got {n_features}")
+        self.data, self.indices, self.indptr, self.n_entries = data, indices, indptr, n_entries
+        self.dtype, self.real = data.dtype, real_of(data)
+        self.view.data, self.view.indices = cnp.PyArray_DATA(data), cnp.PyArray_DATA(indices)
+        self.view.indptr = cnp.PyArray_DATA(indptr)
+        self.view.wide_indices = cnp.PyArray_ITEMSIZE(indices) == 8
+        self.view.wide_indptr = cnp.PyArray_ITEMSIZE(indptr) == 8
+        self.view.n_rows, self.view.n_features = n_rows, n_features
+        if offset is not None:
+            if not cnp.PyArray_ISCARRAY_RO(offset) or cnp.PyArray_TYPE(offset) != cnp.NPY_DOUBLE \
+                    or cnp.PyArray_NDIM(offset) != 2 or cnp.PyArray_DIM(offset, 0) != n_rows:
+                raise ValueError(f"offset, {describe(offset)}, does not belong to {n_rows} rows")
+            self.offset = offset
+            self.view.offset = <const double *>cnp.PyArray_DATA(offset)
+            self.view.offset_stride = cnp.PyArray_DIM(offset, 1)
+        cdef ptrdiff_t bad
+        with nogil:
+            bad = bad_pointer(&self.view, n_entries)
+        if bad >= 0:
+            raise ValueError(f"indptr must rise from 0 to the number of entries, {n_entries}, and never fall, got "
+                             f"{indptr[bad]} at {bad}")
+        with nogil:
+            if self.view.wide_indices:
+                bad = bad_index(<const int64_t *>self.view.indices, n_entries, n_features)
+            else:
+                bad = bad_index(<const int32_t *>self.view.indices, n_entries, n_features)
+        if bad >= 0:
+            raise ValueError(f"indices must be in 0..{n_features - 1}, got {indices[bad]} at {bad}")
+        with nogil:
+            if self.real == SF_F32:
+                bad = not_finite(<const uint32_t *>self.view.data, n_entries)
+            else:
+                bad = not_finite(<const uint64_t *>self.view.data, n_entries)
+        if bad >= 0:
+            raise ValueError(f"data must not hold NaN or infinity, got {data[bad]} at {bad}")
+
+    @property
+    def n_rows(self):
+        return self.view.n_rows
+
+    @property
+    def n_features(self):
+        return self.view.n_features
+
+    def with_offset(self, offset):
+        return SparseRows(self.data, self.indices, self.indptr, self.view.n_features, offset)
+
+    cdef int check(self, ptrdiff_t n_features, ptrdiff_t n_classes) except -1:
+        if n_features != self.view.n_features:
+            raise ValueError(f"coef has {n_features} columns for {self.view.n_features} features")
+        if self.view.offset != NULL and self.view.offset_stride != n_classes:
+            raise ValueError(f"offset has {self.view.offset_stride} columns for {n_classes} classes")
+        return 0
+
+    cdef const ptrdiff_t *share(self) except NULL:
+        """The features at which the SHARES parts begin, and the last ends; a feature is as much work as an entry."""
+        cdef _Buffer counts, shares
+        if self.shares is None:
+            counts = _Buffer(self.view.n_features * sizeof(ptrdiff_t))
+            shares = _Buffer((SHARES + 1) * sizeof(ptrdiff_t))
+            with nogil:
+                if self.view.wide_indices:
+                    split(<ptrdiff_t *>shares.data, <ptrdiff_t *>counts.data, <const int64_t *>self.view.indices,
+                          self.n_entries, self.view.n_features)
+                else:
+                    split(<ptrdiff_t *>shares.data, <ptrdiff_t *>counts.data, <const int32_t *>self.view.indices,
+                          self.n_entries, self.view.n_features)
+            self.shares = shares
+        return <const ptrdiff_t *>self.shares.data
+
+
+cdef ptrdiff_t bad_pointer(const sf_csr *x, ptrdiff_t n_entries) noexcept nogil:
+    """The first row where indptr does not rise from 0 to n_entries; -1: none."""
+    cdef ptrdiff_t i, before = 0
+    if sf_entry(x, 0) != 0:
+        return 0
+    for i in range(1, x.n_rows + 1):
+        if not before <= sf_entry(x, i) <= n_entries:
+            return i
+        before = sf_entry(x, i)
+    return -1 if before == n_entries else x.n_rows
+
+
+cdef ptrdiff_t bad_index(const index_t *indices, ptrdiff_t n, ptrdiff_t n_features) noexcept nogil:
+    """The first entry whose column is not in 0..n_features - 1; -1: none."""
+    cdef ptrdiff_t begin, e
+    cdef int64_t least, greatest
+    for begin in range(0, n, 4096):
+        least = greatest = 0
+        for e in range(begin, min(begin + 4096, n)):
+            least = min(least, <int64_t>indices[e])
+            greatest = max(greatest, <int64_t>indices[e])
+        if least < 0 or greatest >= n_features:
+            for e in range(begin, n):
+                if not 0 <= indices[e] < n_features:
+                    return e
+    return -1
+
+
+cdef ptrdiff_t not_finite(const bits_t *data, ptrdiff_t n) noexcept nogil:
+    """The first entry that is NaN or infinite: all bits of its exponent are 1; -1: none."""
+    cdef bits_t exponent = <bits_t>0x7f800000 if bits_t is uint32_t else <bits_t>0x7ff0000000000000
+    cdef ptrdiff_t begin, e
+    cdef int found
+    for begin in range(0, n, 4096):
+        found = 0
+        for e in range(begin, min(begin + 4096, n)):
+            found |= (data[e] & exponent) == exponent
+        if found:
+            for e in range(begin, n):
+                if (data[e] & exponent) == exponent:
+                    return e
+    return -1
+
+
+cdef void split(ptrdiff_t *shares, ptrdiff_t *counts, const index_t *indices, ptrdiff_t n, ptrdiff_t p) noexcept nogil:
+    cdef ptrdiff_t e, j, share = 1
+    cdef double work = 0, total = <double>n + p
+    for j in range(p):
+        counts[j] = 1
+    for e in range(n):
+        counts[indices[e]] += 1
+    shares[0] = 0
+    for j in range(p):
+        work += counts[j]
+        while share < SHARES and work * SHARES >= total * share:
+            shares[share] = j + 1
+            share += 1
+    while share <= SHARES:
+        shares[share] = p
+        share += 1
+
+
+cdef struct transposition:
+    # Between matrix (M, p) in float64 and runs [p][stride], column k + first of a run for row k of the matrix.
+    double *matrix
+    void *runs
+    ptrdiff_t n_features, n_outputs, stride, first
+
+
+cdef void pack_runs(const transposition *job, real_t *runs, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
+    """To the runs of the features begin..end, zero where the matrix has no row; in tiles, for the caches' lines."""
+    cdef ptrdiff_t j0, k0, j, k
+    memset(runs + begin * job.stride, 0, (end - begin) * job.stride * sizeof(real_t))
+    for j0 in range(begin, end, 64):
+        for k0 in range(0, job.n_outputs, 16):
+            for k in range(k0, min(k0 + 16, job.n_outputs)):
+                for j in range(j0, min(j0 + 64, end)):
+                    runs[j * job.stride + k + job.first] = <real_t>job.matrix[k * job.n_features + j]
+
+
+cdef void unpack_runs(const transposition *job, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
+    """The same back, from float64."""
+    cdef ptrdiff_t j0, k0, j, k
+    cdef const double *runs = <const double *>job.runs
+    for j0 in range(begin, end, 64):
+        for k0 in range(0, job.n_outputs, 8):
+            for k in range(k0, min(k0 + 8, job.n_outputs)):
+                for j in range(j0, min(j0 + 64, end)):
+                    job.matrix[k * job.n_features + j] = runs[j * job.stride + k + job.first]
+
+
+cdef void pack_part(const transposition *job, int real, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
+    if real == SF_F32:
+        pack_runs(job, <float *>job.runs, begin, end)
+    else:
+        pack_runs(job, <double *>job.runs, begin, end)
+
+
+cdef void pack_present(const transposition *job, int real, const index_t *indices, ptrdiff_t n) noexcept nogil:
+    """The runs of the features that occur."""
+    cdef ptrdiff_t e
+    for e in range(n):
+        pack_part(job, real, indices[e], indices[e] + 1)
+
+
+cdef _Model csr_model(SparseRows X, const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes,
+                      int real, int n_threads):
+    """Coefficients in the layout for rows in CSR; where X has fewer entries than features, of those that occur."""
+    _remember_threads(n_threads)
+    cdef ptrdiff_t n_outputs = coef.shape[0], p = coef.shape[1], itemsize = 4 if real == SF_F32 else 8, chunk
+    check_model(coef, intercept, n_classes)
+    X.check(p, n_classes)
+    cdef _Model model = _Model.__new__(_Model)
+    cdef transposition job
+    job.stride = sf_csr_stride(sf_csr_columns(n_outputs, n_classes), itemsize)
+    job.first = sf_csr_columns(n_outputs, n_classes) - n_outputs
+    job.n_features, job.n_outputs = p, n_outputs
+    cdef ptrdiff_t offset = ceil_div(p * job.stride * itemsize, SF_ALIGNMENT) * SF_ALIGNMENT
+    model.memory = _Buffer(offset + job.stride * itemsize)
+    model.real = real
+    model.view.n_features, model.view.n_outputs, model.view.n_classes = p, n_outputs, n_classes
+    model.view.coef, model.view.intercept = model.memory.data, model.memory.data + offset
+    if p:
+        job.matrix, job.runs = <double *>&coef[0, 0], model.memory.data
+        with nogil:
+            if X.n_entries >= p:
+                for chunk in prange(n_threads, num_threads=n_threads, schedule='static'):
+                    pack_part(&job, real, chunk * p // n_threads, (chunk + 1) * p // n_threads)
+            elif X.view.wide_indices:
+                pack_present(&job, real, <const int64_t *>X.view.indices, X.n_entries)
+            else:
+                pack_present(&job, real, <const int32_t *>X.view.indices, X.n_entries)
+    job.matrix, job.runs, job.n_features = <double *>&intercept[0], <void *>model.view.intercept, 1
+    pack_part(&job, real, 0, 1)
+    return model
+
+
+cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets, _Model model, _Model direction,
+                         int n_threads):
+    """Sums over rows: loss, product with X (M, p), product with 1 (M,); with a direction, of the Hessian times it."""
+    cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features
+    cdef ptrdiff_t n_outputs = model.view.n_outputs, n_classes = model.view.n_classes
+    cdef const sf_csr_kernels *kernels = &table.csr[X.real][model.real][X.view.wide_indices]
+    if kernels.residual == NULL:
+        raise ValueError("float32 arithmetic over float64 rows is not offered")
+    if direction is not None and direction.view.n_outputs != n_outputs:
+        raise ValueError(f"{direction.view.n_outputs} and {n_outputs} rows of coef")
+    targets.check(n, n_classes, X.real)
+    cdef ptrdiff_t n_columns = sf_csr_columns(n_outputs, n_classes), stride = sf_csr_stride(n_columns, 8)
+    cdef ptrdiff_t block = sf_csr_block_rows(n_classes), row_bytes = stride * sizeof(double)
+    # Rows of a group: their residuals stay in the caches, and signals are looked at in between.
+    cdef double row_work = 4.0 * n_columns * (<double>X.n_entries / max(1, n) + 8)
+    cdef ptrdiff_t group_blocks = max(<ptrdiff_t>1, min(
+        RESIDUAL_BYTES // (row_bytes * block), <ptrdiff_t>(WORK_BETWEEN_SIGNALS / row_work) // block,
+        ceil_div(n, block)))
+    cdef ptrdiff_t n_runs = min(<ptrdiff_t>n_threads, SHARES), begin, end, i, k, run, first, last, bad = SF_OK
+    cdef const ptrdiff_t *shares = X.share()
+    cdef size_t scratch_bytes = sf_csr_scratch_bytes(n_classes)
+    cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
+    cdef _Buffer residual = _Buffer(group_blocks * block * row_bytes)
+    cdef _Buffer block_sums = _Buffer(group_blocks * row_bytes), losses = _Buffer(group_blocks * sizeof(double))
+    cdef _Buffer statuses = _Buffer(group_blocks * sizeof(ptrdiff_t))
+    cdef ptrdiff_t *status = <ptrdiff_t *>statuses.data
+    cdef double *loss_of = <double *>losses.data
+    cdef double *sums_of = <double *>block_sums.data
+    cdef double *residuals = <double *>residual.data
+    cdef double loss = 0
+    product, residual_sums = np.empty((n_outputs, p)), np.zeros(n_outputs)
+    cdef double[:, ::1] product_out = product
+    cdef double[::1] sums_out = residual_sums
+    # One column is its own transpose.
+    cdef bint direct = stride == 1
+    cdef _Buffer memory = _Buffer(0 if direct else p * row_bytes)
+    cdef double *gradient = <double *>memory.data
+    cdef transposition job
+    job.runs, job.stride, job.first = gradient, stride, n_columns - n_outputs
+    job.n_features, job.n_outputs = p, n_outputs
+    if p:
+        job.matrix = &product_out[0, 0]
+        if direct:
+            gradient = job.matrix
+    with nogil:
+        for run in prange(n_runs, num_threads=n_threads, schedule='static'):
+            first = shares[run * SHARES // n_runs]
+            last = shares[(run + 1) * SHARES // n_runs]
+            memset(gradient + first * stride, 0, (last - first) * row_bytes)
+        begin = 0
+        while begin < n and bad == SF_OK:
+            end = min(begin + group_blocks * block, n)
+            for i in prange(ceil_div(end - begin, block), num_threads=n_threads, schedule='dynamic'):
+                status[i] = residual_block(kernels, residuals + i * block * stride, sums_of + i * stride, loss_of + i,
+                                           &X.view, &targets.view, &model.view,
+                                           NULL if direction is None else &direction.view, begin + i * block,
+                                           min(begin + (i + 1) * block, end),
+                                           scratch.data + scratch_bytes * threadid())
+            for i in range(ceil_div(end - begin, block)):
+                if status[i] != SF_OK:
+                    bad = status[i]
+                    break
+                loss += loss_of[i]
+                for k in range(n_outputs):
+                    sums_out[k] += sums_of[i * stride + k + n_columns - n_outputs]
+            if bad == SF_OK:
+                for run in prange(n_runs, num_threads=n_threads, schedule='static'):
+                    first = shares[run * SHARES // n_runs]
+                    last = shares[(run + 1) * SHARES // n_runs]
+                    kernels.add(gradient, residuals, n_columns, &X.view, begin, end, first, last)
+            begin = end
+            with gil:
+                PyErr_CheckSignals()
+        if not direct and bad == SF_OK:
+            for run in prange(n_runs, num_threads=n_threads, schedule='static'):
+                unpack_runs(&job, run * p // n_runs, (run + 1) * p // n_runs)
+    if bad != SF_OK:
+        raise IndexError(label_error(&targets.view, bad, n_classes))
+    return loss, product, residual_sums
+
+
+cdef ptrdiff_t residual_block(const sf_csr_kernels *kernels, double *residual, double *sums, double *loss,
+                              const sf_csr *x, const sf_targets *targets, const sf_model *model,
+                              const sf_model *direction, ptrdiff_t begin, ptrdiff_t end, void *scratch) noexcept nogil:
+    if direction == NULL:
+        return kernels.residual(residual, sums, loss, x, targets, model, begin, end, scratch)
+    loss[0] = 0
+    kernels.curve(residual, sums, x, targets.weight, model, direction, begin, end, scratch)
+    return SF_OK
+
+
+cdef object predict_csr(const sf_kernels *table, SparseRows X, _Model model, sf_map map, int n_threads):
+    cdef const sf_csr_kernels *kernels = &table.csr[X.real][X.real][X.view.wide_indices]
+    cdef ptrdiff_t n = X.view.n_rows, n_classes = model.view.n_classes, i
+    cdef ptrdiff_t columns = model.view.n_outputs if map == SF_IDENTITY else n_classes
+    cdef ptrdiff_t block = sf_csr_block_rows(n_classes)
+    cdef size_t scratch_bytes = sf_csr_scratch_bytes(n_classes)
+    cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
+    cdef cnp.ndarray out = np.empty((n, columns), dtype=X.dtype)
+    cdef void *data = cnp.PyArray_DATA(out)
+    cdef int n_not_finite = 0
+    with nogil:
+        for i in prange(ceil_div(n, block), num_threads=n_threads, schedule='dynamic'):
+            n_not_finite += not kernels.predict(data, columns, map, &X.view, &model.view, i * block,
+                                                min((i + 1) * block, n), scratch.data + scratch_bytes * threadid())
+    return out, n_not_finite == 0
