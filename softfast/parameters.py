@@ -1,13 +1,27 @@
 """What the parameters of the estimator may be."""
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Protocol
 
 from softfast.threads import resolve_threads
 
 
-def check_parameters(model: Any) -> None:
+class Parameters(Protocol):
+    """Those with a range, as they should be."""
+
+    C: float
+    l1_ratio: float
+    sparsity: str
+    solver: str
+    tol: float
+    max_iter: int
+    n_threads: int | None
+    callback: Callable[..., Any] | None
+
+
+def check_parameters(model: Parameters) -> None:
     """Raise ValueError for a parameter out of range; the message names it."""
 
     def require(name: str, accepted: str, fine: bool) -> None:
@@ -29,6 +43,6 @@ def check_parameters(model: Any) -> None:
     resolve_threads(model.n_threads, 0.0)
 
 
-def has_l1(model: Any) -> bool:
+def has_l1(model: Parameters) -> bool:
     """Whether the penalty has absolute values."""
     return bool(model.l1_ratio > 0 and math.inf != model.C)
