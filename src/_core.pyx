@@ -184,6 +184,7 @@ cdef class Targets:
 cdef class _Model:
     """Coefficients packed for the kernels: in the arithmetic type, in the layout of sf_model."""
     cdef _Buffer memory
+    cdef size_t n_bytes
     cdef sf_model view
     cdef int real
 

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -138,6 +139,46 @@ def test_same_bits_for_any_number_of_threads(kernels, storage, arithmetic, index
     for n_threads in (2, 3, 7, 400):
         for ours, theirs in zip(results(n_threads), one, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_memory_of_an_earlier_evaluation_makes_no_difference(rng):
+    csr, _ = random_csr(rng, 90, 70, np.float32)
+    used = _core.SparseRows(*csr, 70)
+    for n_classes, arithmetic in [
+        (3, np.float32),
+        (40, np.float64),
+        (3, np.float64),
+        (9, np.float32),
+        (40, np.float32),
+    ]:
+        model = random_model(rng, n_classes, 70)
+        y = rng.integers(0, n_classes, 90)
+        results = [
+            _core.default.loss_gradient(rows, _core.Targets(y), *model, n_classes, arithmetic=arithmetic)
+            for rows in (used, used, _core.SparseRows(*csr, 70))
+        ]
+        with pytest.raises(IndexError, match="label"):
+            _core.default.loss_gradient(used, _core.Targets(y + n_classes), *model, n_classes)
+        for result in results[:2]:
+            for ours, theirs in zip(result, results[2], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_gradients_are_not_made_once_a_thread(rng):
+    n, p, n_classes = 300, 20_000, 20
+    csr, _ = random_csr(rng, n, p, np.float32, density=0.002)
+    model, targets = random_model(rng, n_classes, p), _core.Targets(rng.integers(0, n_classes, n))
+    peaks = []
+    for n_threads in (1, 16):
+        rows = _core.SparseRows(*csr, p)
+        tracemalloc.start()
+        _core.default.loss_gradient(rows, targets, *model, n_classes, n_threads=n_threads)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    gradient = 8 * p * n_classes
+    assert peaks[0] > 2 * gradient
+    # Fifteen times more scratch of a block, 0.1 MB each, but no second gradient.
+    assert peaks[1] < peaks[0] + gradient
 
 
 def test_rows_may_be_evaluated_by_several_python_threads_at_once(rng):
