@@ -379,14 +379,22 @@ cdef object predict_csr(const sf_kernels *table, SparseRows X, _Model model, sf_
     cdef const sf_csr_kernels *kernels = &table.csr[X.real][X.real][X.view.wide_indices]
     cdef ptrdiff_t n = X.view.n_rows, n_classes = model.view.n_classes, i
     cdef ptrdiff_t columns = model.view.n_outputs if map == SF_IDENTITY else n_classes
-    cdef ptrdiff_t block = sf_csr_block_rows(n_classes)
+    cdef ptrdiff_t block = sf_csr_block_rows(n_classes), n_blocks = ceil_div(n, block), first = 0, last
+    cdef double row_work = n_classes * (2.0 * X.n_entries / max(1, n) + WORK_PER_LOGIT)
+    cdef ptrdiff_t group = between_signals(row_work * block, n_threads)
     cdef size_t scratch_bytes = sf_csr_scratch_bytes(n_classes)
     cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
     cdef cnp.ndarray out = np.empty((n, columns), dtype=X.dtype)
     cdef void *data = cnp.PyArray_DATA(out)
     cdef int n_not_finite = 0
     with nogil:
-        for i in prange(ceil_div(n, block), num_threads=n_threads, schedule='dynamic'):
-            n_not_finite += not kernels.predict(data, columns, map, &X.view, &model.view, i * block,
-                                                min((i + 1) * block, n), scratch.data + scratch_bytes * threadid())
+        while first < n_blocks:
+            last = min(first + group, n_blocks)
+            for i in prange(first, last, num_threads=n_threads, schedule='dynamic'):
+                n_not_finite += not kernels.predict(data, columns, map, &X.view, &model.view, i * block,
+                                                    min((i + 1) * block, n), scratch.data + scratch_bytes * threadid())
+            first = last
+            if first < n_blocks:
+                with gil:
+                    PyErr_CheckSignals()
     return out, n_not_finite == 0
