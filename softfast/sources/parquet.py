@@ -22,6 +22,10 @@ _FORMATS = {
 }
 
 
+# Of each column.
+_BUFFER_BYTES = 2**16
+
+
 class ParquetReader:
     """The columns that are needed of one file after another, in the order of their names.
 
@@ -123,14 +127,21 @@ class ParquetReader:
             raise _damaged(path, error) from error
 
     def _batches(self, path: Path) -> Iterator[Any]:
-        """Record batches of a file, some decoded ahead by Arrow's own threads."""
+        """Record batches of a file; Arrow decodes several columns at once."""
         import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
 
         step = chunk_rows(len(self._features), self._dtype.itemsize)
         try:
-            yield from self._open(path).to_batches(
-                columns=self._columns, batch_size=step, batch_readahead=2, fragment_readahead=1
-            )
+            if _FORMATS[path.suffix.lower()][0] == "parquet":
+                # A data set decodes whole row groups, and some at once: 5 million rows of 54 float32 in groups of a
+                # million took 690 MiB, against 290 so, in the same time on the processors.
+                with ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+                    yield from file.iter_batches(batch_size=step, columns=self._columns)
+            else:
+                yield from self._open(path).to_batches(
+                    columns=self._columns, batch_size=step, batch_readahead=2, fragment_readahead=1
+                )
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, error) from error
 
