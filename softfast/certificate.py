@@ -48,6 +48,7 @@ It costs no pass over the rows.  Allowances for rounding are added.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 
@@ -70,8 +71,17 @@ class Certificate:
         self._first = first
         self._target_means = target_means
 
-    def gap(self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector) -> float:
+    @cached_property
+    def _centred_means(self) -> Matrix:
+        """(1/S) sum_i s_i (q_i - q_mean) x_i^T of the classes with coefficients, (M, p)."""
+        return self._target_means() - np.outer(self._moments.class_mean[self._first :], self._moments.feature_mean)
+
+    def gap(
+        self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector, gradient: Matrix
+    ) -> float:
         """Upper bound of F - min F; `loss` is L, `product` is G, `residual` is g (zero without an intercept).
+
+        `gradient` is G + ridge W.
 
         NaN without penalty, where there is no bound.
         """
@@ -79,11 +89,12 @@ class Certificate:
             return float("nan")
         if self._penalty.threshold > 0:
             return self._sparse_gap(loss, coef, intercept, product, residual)
-        return self._smooth_gap(loss, coef, intercept, product, residual)
+        return self._smooth_gap(loss, coef, intercept, product, residual, gradient)
 
-    def _smooth_gap(self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector) -> float:
+    def _smooth_gap(
+        self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector, gradient: Matrix
+    ) -> float:
         ridge = self._penalty.ridge
-        gradient = product + ridge * coef
         linear = float(np.vdot(product, coef)) + float(residual @ intercept)
         # Rounding: of the scalar terms, and of the sums that make the gradient (abs(residual) <= 1 row by row). An
         # error of g counts by the intercept of centred features: what it moves there by the mean, G's moves back.
@@ -95,9 +106,15 @@ class Certificate:
 
         mix, u = self._mixture(residual)
         if mix > 0:
-            step = self._moved_product(u) - product
             gap += float(residual @ intercept) + mix * (loss - linear - self._mixture_value(u))
-            gap += (2 * mix * float(np.vdot(product, step)) + mix**2 * float(np.vdot(step, step))) / (2 * ridge)
+            # B - G multiplied out, which need not be made: two readings of G in place of several of such arrays.
+            mean, means = self._moments.feature_mean, self._centred_means
+            moved = (u - self._moments.class_mean)[self._first :]
+            cross = float(moved @ (product @ mean)) - float(np.vdot(product, means))
+            square = float(np.vdot(product, product))
+            apart = float(moved @ moved) * float(mean @ mean) - 2 * float(moved @ (means @ mean))
+            apart += float(np.vdot(means, means)) - 2 * cross + square
+            gap += (2 * mix * (cross - square) + mix**2 * apart) / (2 * ridge)
         return gap
 
     def _sparse_gap(self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector) -> float:
@@ -150,7 +167,8 @@ class Certificate:
 
     def _moved_product(self, u: Vector) -> Matrix:
         """B, (M, p)."""
-        return np.outer(u[self._first :], self._moments.feature_mean) - self._target_means()
+        moved = (u - self._moments.class_mean)[self._first :]
+        return np.outer(moved, self._moments.feature_mean) - self._centred_means
 
     def _mixture_value(self, u: Vector) -> float:
         """Q."""

@@ -46,8 +46,9 @@ _LABEL_SHARE = 0.2
 # whose probabilities are 0 and 1 has no curvature, and far from the minimum a step of Newton's method may carry it
 # anywhere.  Shuttle took 122 passes without it, 113 with it; satellite 23 and 25; diamonds 36 and 31; covtype 45, 41.
 _EVEN_SHARE = 0.1
-# A sample to begin with has one row in so many, and no fewer rows than these, nor than this many a coefficient.
-_START_FRACTION, _START_ROWS, _START_ROWS_A_COEFFICIENT = 10, 5000, 3
+# A sample to begin with has one row in so many, no fewer rows than these, nor than this many a coefficient; and no more
+# elements than 64 MiB of them: rows that don't fit into memory leave little for it.
+_START_FRACTION, _START_ROWS, _START_ROWS_A_COEFFICIENT, _START_SIZE = 10, 5000, 3, 2**23
 # In units of the diagonal, which is near 1: keeps the factorisation possible where features are collinear.
 _RIDGE = 1e-8
 # The same in `curvature`, where a Newton step on collinear features must not be damped by more than a weak penalty is.
@@ -140,7 +141,7 @@ class SoftmaxObjective:
     def on_sample(self) -> "tuple[SoftmaxObjective, float] | None":
         """F estimated from some of the rows, and their share; None where a tenth of them is too few to be worth it."""
         n_outputs, p = self._shape
-        n_rows = min(self._source.n_rows // _START_FRACTION, _SAMPLE_SIZE // (p + 1))
+        n_rows = min(self._source.n_rows // _START_FRACTION, _START_SIZE // (p + 1))
         if n_rows < max(_START_ROWS, _START_ROWS_A_COEFFICIENT * n_outputs * (p + 1)):
             return None
         sample = self._source.sample(n_rows, self.moments)
@@ -193,17 +194,17 @@ class SoftmaxObjective:
         loss, product, residual = self._source.loss_gradient(coef, intercept)
         self.n_passes += 1
         total = self._source.total_weight
-        loss, product, residual = loss / total, product / total, residual / total
+        loss, residual = loss / total, residual / total
+        product /= total
         if not x.any() and not self._source.has_offset:
             self._uniform_product = product
-        gradient = product + self._penalty.ridge * coef
+        gradient = self._penalty.ridge * coef
+        gradient += product
         value = loss + 0.5 * self._penalty.ridge * float(np.vdot(coef, coef))
         if self._penalty.threshold > 0:
             value += self._penalty.threshold * float(self._penalty.norms(coef).sum())
-        if self._fit_intercept:
-            gap = self._certificate.gap(loss, coef, intercept, product, residual)
-        else:
-            gap = self._certificate.gap(loss, coef, intercept, product, np.zeros_like(residual))
+        of_intercept = residual if self._fit_intercept else np.zeros_like(residual)
+        gap = self._certificate.gap(loss, coef, intercept, product, of_intercept, gradient)
         # Large terms of a logit that cancel leave their error in the loss: at most twice that of the worst class.
         logit_size = float((np.abs(coef) @ self.moments.feature_size + np.abs(intercept)).max())
         rounding = 4 * _EPS * (2 * value + logit_size + self.moments.offset_size)
@@ -211,10 +212,17 @@ class SoftmaxObjective:
 
     def _flat(self, by_coef: Matrix, by_intercept: Vector) -> Vector:
         """Derivatives by coef and intercept as derivatives by the solver's vector."""
-        if not self._fit_intercept:
-            return np.asarray((by_coef / self._scale).ravel())
-        centred = by_coef - np.outer(by_intercept, self._center)
-        return np.concatenate([(centred / self._scale).ravel(), by_intercept / self._intercept_scale])
+        size = self._scale.size
+        flat = np.empty(size + self._fit_intercept * len(by_intercept))
+        centred = flat[:size].reshape(self._shape)
+        if self._fit_intercept:
+            np.multiply.outer(by_intercept, self._center, out=centred)
+            np.subtract(by_coef, centred, out=centred)
+            centred /= self._scale
+            flat[size:] = by_intercept / self._intercept_scale
+        else:
+            np.divide(by_coef, self._scale, out=centred)
+        return flat
 
     def hessian_vector(self, point: Point, vector: Vector) -> Vector:
         """The Hessian of F without N at a point times a vector, from all rows; counted as 1.5 passes."""
