@@ -6,10 +6,10 @@ runs out. One function computes the objective in float64 from the coefficients t
 process of its own on each problem, which has fitted iris before it is timed; fits shorter than half a second are
 repeated, and the median is taken.
 
-Writes a CSV: problem, solver, library, version, settings, seconds, iterations (passes over the rows for softfast, else
-as the library counts them), relative_suboptimality, reached ("yes", "no", "time limit", or the error); and beside it a
-JSON with the machine and the optima, which a later run takes from there. All problems with all solvers take hours:
---problems, --solvers and --limit choose.
+Writes a CSV: problem, solver, library, version, settings, limit (the seconds a fit may take), seconds, iterations
+(passes over the rows for softfast, else as the library counts them), relative_suboptimality, reached ("yes", "no", "time
+limit", or the error); and beside it a JSON with the machine and the optima, which a later run takes from there. All
+problems with all solvers take hours: --problems, --solvers and --limit choose.
 """
 
 import argparse
@@ -38,6 +38,7 @@ COLUMNS = [
     "library",
     "version",
     "settings",
+    "limit",
     "seconds",
     "iterations",
     "relative_suboptimality",
@@ -120,7 +121,7 @@ class Worker:
 def climb(problem: str, solver: str, best: float, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rows of one solver on one problem."""
     blank = {**dict.fromkeys(COLUMNS, ""), "problem": problem, "solver": solver}
-    blank.update(library=SOLVERS[solver].library, version=version(solver))
+    blank.update(library=SOLVERS[solver].library, version=version(solver), limit=f"{options.limit:g}")
     worker = Worker(problem=problem, solver=solver, threads=options.threads)
     try:
         if worker.next(10 * options.limit) is None:
@@ -195,7 +196,7 @@ def main() -> None:
     # So that a worker never outlives this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows, optima = earlier(options.out)
-    facts = {**machine(), "threads": options.threads, "limit": options.limit, "target": options.target}
+    facts = {**machine(), "threads": options.threads, "target": options.target}
     facts["optima"] = optima
     for problem in options.problems:
         found = optima.get(problem) or find_optimum(problem, options)

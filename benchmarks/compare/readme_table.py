@@ -97,7 +97,9 @@ def fit_table() -> str:
         best = found.get(row["library"])
         if row["reached"] == "yes" and (best is None or float(row["seconds"]) < float(best["seconds"])):
             found[row["library"]] = row
-    tried = {(row["problem"], row["library"]) for row in rows}
+    # The time limit that a solver of the library ran into, or why else none reached the target.
+    tried = {(row["problem"], row["library"]): "not reached" for row in rows}
+    tried.update({(r["problem"], r["library"]): f"> {r['limit']}" for r in rows if r["reached"] == "time limit"})
     names = ["softfast", *(name for name in LIBRARIES if any(library == name for _, library in tried))]
     table = [
         f"| fit, seconds | {' | '.join(LIBRARIES.get(name, name) for name in names)} |",
@@ -108,7 +110,7 @@ def fit_table() -> str:
         cells = []
         for name in names:
             if name not in found:
-                cells.append("not reached" if (problem, name) in tried else "")
+                cells.append(tried.get((problem, name), ""))
                 continue
             seconds, solver = float(found[name]["seconds"]), found[name]["solver"].removeprefix(name).strip()
             number = f"**{seconds:.3g}**" if seconds == least else f"{seconds:.3g}"
@@ -119,9 +121,8 @@ def fit_table() -> str:
             *table,
             "",
             f"Seconds until the objective, computed from the returned coefficients, is within a relative "
-            f"{machine['target']:g} of its optimum; of each library the fastest solver and tolerance, "
-            f"{machine['limit']:g} seconds a fit at most, threads: {machine['threads']}, {machine['cpu']}; "
-            f"{machine['date']}.",
+            f"{machine['target']:g} of its optimum; of each library the fastest solver and tolerance, or the "
+            f"seconds that a fit was given; threads: {machine['threads']}, {machine['cpu']}; {machine['date']}.",
         ]
     )
 
