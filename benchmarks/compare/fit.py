@@ -7,9 +7,9 @@ process of its own on each problem, which has fitted iris before it is timed; fi
 repeated, and the median is taken.
 
 Writes a CSV: problem, solver, library, version, settings, limit (the seconds a fit may take), seconds, iterations
-(passes over the rows for softfast, else as the library counts them), relative_suboptimality, reached ("yes", "no", "time
-limit", or the error); and beside it a JSON with the machine and the optima, which a later run takes from there. All
-problems with all solvers take hours: --problems, --solvers and --limit choose.
+(passes over the rows for softfast, else as the library counts them), relative_suboptimality, reached ("yes", "no",
+"time limit", or the error); and beside it a JSON with the machine and the optima, which a later run takes from there.
+All problems with all solvers take hours: --problems, --solvers and --limit choose.
 """
 
 import argparse
