@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README.read_tex
 
 
 def test_readme_has_the_examples():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == README.read_text(encoding="utf-8").count("```python") > 0
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
