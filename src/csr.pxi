@@ -119,8 +119,11 @@ cdef class SparseRows:
         self.spare[n_bytes] = buffer
         return 0
 
-    cdef const ptrdiff_t *share(self) except NULL:
-        """The features at which the SHARES parts begin, and the last ends; a feature is as much work as an entry."""
+    cdef _Buffer share(self):
+        """The features at which the SHARES parts begin, and the last ends; a feature is as much work as an entry.
+
+        The caller holds them: another thread that asks for them at the same time replaces those kept here.
+        """
         cdef _Buffer counts, shares
         if self.shares is None:
             counts = _Buffer(self.view.n_features * sizeof(ptrdiff_t))
@@ -133,7 +136,7 @@ cdef class SparseRows:
                     split(<ptrdiff_t *>shares.data, <ptrdiff_t *>counts.data, <const int32_t *>self.view.indices,
                           self.n_entries, self.view.n_features)
             self.shares = shares
-        return <const ptrdiff_t *>self.shares.data
+        return self.shares
 
 
 cdef ptrdiff_t bad_pointer(const sf_csr *x, ptrdiff_t n_entries) noexcept nogil:
@@ -300,7 +303,8 @@ cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets,
         RESIDUAL_BYTES // (row_bytes * block), <ptrdiff_t>(WORK_BETWEEN_SIGNALS / row_work) // block,
         ceil_div(n, block)))
     cdef ptrdiff_t n_runs = min(<ptrdiff_t>n_threads, SHARES), begin, end, i, k, run, first, last, bad = SF_OK
-    cdef const ptrdiff_t *shares = X.share()
+    cdef _Buffer features = X.share()
+    cdef const ptrdiff_t *shares = <const ptrdiff_t *>features.data
     cdef size_t scratch_bytes = sf_csr_scratch_bytes(n_classes)
     cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
     cdef _Buffer residual = _Buffer(group_blocks * block * row_bytes)

@@ -202,6 +202,29 @@ def test_rows_may_be_evaluated_by_several_python_threads_at_once(rng):
     assert not any(differ)
 
 
+def test_first_evaluation_by_several_python_threads_at_once(rng):
+    # What the first evaluation finds out of the rows is found out by several, and one of them may end before others.
+    n, p, n_classes = 2000, 60, 5
+    csr, _ = random_csr(rng, n, p, np.float64, density=2)
+    targets, model = _core.Targets(rng.integers(0, n_classes, n)), random_model(rng, n_classes, p)
+    expected = _core.default.loss_gradient(_core.SparseRows(*csr, p), targets, *model, n_classes)[1]
+    for _ in range(30):
+        rows, start, products = _core.SparseRows(*csr, p), threading.Barrier(4), []
+
+        def work(rows=rows, start=start, products=products):
+            start.wait()
+            products.append(_core.default.loss_gradient(rows, targets, *model, n_classes, n_threads=2)[1])
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(products) == 4
+        for product in products:
+            np.testing.assert_array_equal(product, expected)
+
+
 @pytest.mark.parametrize("n_classes", [3, 40])
 def test_loss_is_exact_where_the_probability_underflows(kernels, n_classes):
     for storage, arithmetic in PAIRS:
