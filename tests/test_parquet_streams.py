@@ -151,6 +151,17 @@ def test_schema_that_changes_between_files(column, folder, table):
         softfast.from_parquet(folder, target="tree", columns=NAMES)
 
 
+@pytest.mark.parametrize("n_rows", [250, 350])
+def test_file_that_changes_between_opening_and_reading(n_rows, folder, table, tmp_path):
+    rows = softfast.from_parquet(folder, target="tree", columns=NAMES, cache=tmp_path)
+    parquet.write_table(table[:n_rows], folder / "1.parquet", row_group_size=70)
+    with pytest.raises(ValueError, match=r"1\.parquet: the file has changed since it was opened"):
+        SoftmaxRegression().fit(rows)
+    (folder / "1.parquet").unlink()
+    with pytest.raises(ValueError, match=r"1\.parquet: can't be read any more \(No such file"):
+        SoftmaxRegression().fit(rows)
+
+
 def test_damaged_files(folder, table, tmp_path):
     whole = (folder / "1.parquet").read_bytes()
     (folder / "2.pq").write_bytes(whole[: len(whole) // 2])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softfast.sources.readers import Chunk, Real, RowsError, chunk_rows
+from softfast.sources.readers import Chunk, Real, RowsError, chunk_rows, require_state, state_of
 from softfast.tables.arrow import choose_columns, fill, read_labels, type_of
 from softfast.tables.common import ACCEPTED, Request, TableError
 
@@ -45,6 +45,7 @@ class ParquetReader:
     ) -> None:
         self.name = str(path)
         self._files = _files(Path(path))
+        self._states = [state_of(file) for file in self._files]
         first, names = self._files[0], self._schema(self._files[0]).names
         # An index that pandas keeps is no column of the table, and pandas does not read it as one.
         names = [name for name in names if not name.startswith("__index_level_")]
@@ -68,7 +69,9 @@ class ParquetReader:
         """One reading of all rows, in chunks that begin and end where they like in the files."""
         left, step = self._n_rows, chunk_rows(len(self._features), self._dtype.itemsize)
         target = _Target(min(step, left), self._features, self._dtype)
-        for path in self._files:
+        for path, state in zip(self._files, self._states, strict=True):
+            # With fewer rows the last chunk would never be full, with more there would be no end of empty ones.
+            require_state(path, state)
             row = 0
             for batch in self._batches(path):
                 begin = 0

@@ -86,7 +86,7 @@ class NpyReader:
         if 0 in X.shape:
             raise RowsError(f"{path}: X must have one row and one feature at least, got shape {X.shape}")
         self._columns = [_column("y", y, len(X)), _column("weight", weight, len(X))]
-        self._state = self._look()
+        self._state = state_of(self._path)
 
     def chunks(self) -> Iterator[Chunk]:
         """One reading of all rows."""
@@ -104,8 +104,7 @@ class NpyReader:
 
     def again(self) -> Iterator[Real]:
         """Views of X, whose pages are in memory."""
-        if self._look() != self._state:
-            raise RowsError(f"{self.name}: the file has changed since it was opened")
+        require_state(self._path, self._state)
         step = chunk_rows(self._X.shape[1], self._X.itemsize)
         for begin in range(0, len(self._X), step):
             X = self._X[begin : begin + step]
@@ -116,9 +115,21 @@ class NpyReader:
         """Bytes of X."""
         return int(self._X.nbytes)
 
-    def _look(self) -> tuple[int, int]:
-        status = self._path.stat()
-        return status.st_size, status.st_mtime_ns
+
+def state_of(path: Path) -> tuple[int, int]:
+    """What a file that is written to does not keep: its size, and when it was changed."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def require_state(path: Path, state: tuple[int, int]) -> None:
+    """An error if the file is not in the state in which it was opened."""
+    try:
+        seen = state_of(path)
+    except OSError as error:
+        raise RowsError(f"{path}: can't be read any more ({error.strerror})") from error
+    if seen != state:
+        raise RowsError(f"{path}: the file has changed since it was opened")
 
 
 def touch(X: Real) -> None:
