@@ -275,6 +275,21 @@ def test_other_rows_in_the_second_pass(second, message, rows):
     assert not read_ahead_threads()
 
 
+def test_labels_and_weights_may_lie_where_those_before_lay(rows, rng):
+    X, y = rows
+    weight = rng.uniform(0.5, 2, len(X))
+    labels_buffer, weight_buffer = np.empty(50, dtype=y.dtype), np.empty(50)
+
+    def reused():
+        for x, labels, w in batches_of(X, y, 50, weight)():
+            labels_buffer[:], weight_buffer[:] = labels, w
+            yield x, labels_buffer, weight_buffer
+
+    survey = softfast.from_batches(reused).survey()
+    np.testing.assert_array_equal(survey.classes[np.concatenate(survey.codes)], y)
+    np.testing.assert_array_equal(np.concatenate(survey.weights), weight)
+
+
 def test_iterators_that_run_out_and_buffers_used_again(rows):
     X, y = rows
     with pytest.raises(TypeError, match=r"must be callable.*an iterator gives them once"):
@@ -289,8 +304,15 @@ def test_iterators_that_run_out_and_buffers_used_again(rows):
             buffer[:] = x
             yield buffer, labels
 
+    def reused_after_none():
+        for batch in reused():
+            yield batch
+            yield X[:0], y[:0]
+
     with pytest.raises(ValueError, match="batch 1: X lies where"):
         SoftmaxRegression().fit(softfast.from_batches(reused))
+    with pytest.raises(ValueError, match="batch 2: X lies where"):
+        SoftmaxRegression().fit(softfast.from_batches(reused_after_none))
     with pytest.raises(ValueError, match="has no rows"):
         SoftmaxRegression().fit(softfast.from_batches(list))
     with pytest.raises(ValueError, match="at least two classes"):

@@ -200,8 +200,8 @@ class BatchReader:
                 chunk = self._chunk(number, batch)
                 if previous is not None and np.may_share_memory(previous, chunk.X):
                     raise RowsError(f"batch {number}: X lies where the batch before lies, which is still in use")
-                previous = chunk.X
-                if len(previous):
+                if len(chunk.X):
+                    previous = chunk.X
                     yield chunk
         finally:
             close = getattr(batches, "close", None)
@@ -229,7 +229,8 @@ class BatchReader:
             raise RowsError(f"{where}: X must have shape (m, p), got {X.shape}")
         if not (X.flags.c_contiguous or X.flags.f_contiguous):
             X = np.ascontiguousarray(X)
-        columns = [None if column is None else np.asarray(column) for column in (y, weight)]
+        # Copies: weights are kept, and labels read while the next batch is made, maybe in the same memory.
+        columns = [None if column is None else np.array(column) for column in (y, weight)]
         for name, column in zip(("y", "weight"), columns, strict=True):
             if column is not None and column.shape != (len(X),):
                 raise RowsError(f"{where}: {name} must have shape ({len(X)},), one value a row, got {column.shape}")
