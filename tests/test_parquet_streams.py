@@ -162,6 +162,16 @@ def test_file_that_changes_between_opening_and_reading(n_rows, folder, table, tm
         SoftmaxRegression().fit(rows)
 
 
+def test_pass_under_way_goes_on_where_the_rows_are_closed(folder, table, tmp_path):
+    rows = softfast.from_parquet(folder, target="tree", columns=NAMES, cache=tmp_path)
+    SoftmaxRegression().fit(rows)
+    chunks = []
+    for X, _, _ in rows:
+        rows.close()
+        chunks.append(X.copy())
+    np.testing.assert_array_equal(np.concatenate(chunks), arrays(table)[0])
+
+
 def test_damaged_files(folder, table, tmp_path):
     whole = (folder / "1.parquet").read_bytes()
     (folder / "2.pq").write_bytes(whole[: len(whole) // 2])

@@ -59,10 +59,11 @@ class RowCache:
 
     def again(self) -> Iterator[Real]:
         """The chunks, views of the file, whose pages are in memory."""
-        begin = 0
+        # Who closes the cache meanwhile does not take it from a pass under way.
+        begin, mapped = 0, self._map
+        assert mapped is not None
         for m, p in self._shapes:
-            assert self._map is not None
-            X = self._map[begin : begin + m * p].reshape(p, m).T
+            X = mapped[begin : begin + m * p].reshape(p, m).T
             touch(X)
             yield X
             begin += m * p
