@@ -351,7 +351,10 @@ def _on_workers(file: Path, target: str | None, address: str) -> "Iterator[tuple
     except (OSError, ValueError) as error:
         raise InputError(f"--dask {address}: no scheduler answers there ({error})") from error
     with client:
-        table = dataframe.read_parquet(str(file.resolve()))
+        try:
+            table = dataframe.read_parquet(str(file.resolve()))
+        except (OSError, ValueError) as error:
+            raise TableError(f"{file}: can't be read as Parquet ({error})") from error
         if target not in table.columns:
             raise TableError(f"{file}: there is no column {target!r}; the columns are {_some(table.columns)}")
         _print(f"{file}: {table.npartitions:,} partitions on {len(client.nthreads()):,} workers of {address}")

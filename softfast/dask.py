@@ -230,7 +230,7 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
 
 
 def _is_collection(X: Any) -> bool:
-    return dask.is_dask_collection(X)
+    return bool(dask.is_dask_collection(X))
 
 
 def _client() -> Client:
@@ -299,14 +299,14 @@ def _blocks_like(sizes: tuple[float, ...], name: str, values: Any) -> list[Delay
 
 def _sizes(values: Any) -> tuple[float, ...]:
     """The numbers of rows of the partitions, NaN where they are not known."""
-    return values.chunks[0] if isinstance(values, da.Array) else (np.nan,) * values.npartitions
+    return tuple(values.chunks[0]) if isinstance(values, da.Array) else (np.nan,) * values.npartitions
 
 
 def _blocks(values: Any) -> list[Delayed]:
     """What stands for each partition."""
     if isinstance(values, da.Array):
-        values = _one_block_a_row(values)
-    return list(np.ravel(values.to_delayed()))
+        return list(_one_block_a_row(values).to_delayed().ravel())
+    return list(values.to_delayed())
 
 
 def _one_block_a_row(X: da.Array) -> da.Array:

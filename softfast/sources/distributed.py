@@ -55,12 +55,18 @@ class Partition:
     @cached_property
     def source(self) -> Part:
         """The rows as a source."""
-        kind = CsrSource if issparse(self.X) else DenseSource
-        return kind(self.X, self.codes, len(self.classes), self.weight, n_threads=self._n_threads)
+        # What Dask has moved need not be aligned.
+        X, codes = self.X, _at_home(self.codes)
+        weight = None if self.weight is None else _at_home(self.weight)
+        if not issparse(X):
+            return DenseSource(_at_home(X), codes, len(self.classes), weight, n_threads=self._n_threads)
+        X = csr_array(tuple(map(_at_home, (X.data, X.indices, X.indptr))), shape=X.shape)
+        return CsrSource(X, codes, len(self.classes), weight, n_threads=self._n_threads)
 
     def summary(self) -> Summary:
         """What the client needs to know."""
-        return Summary(len(self.codes), self.classes, np.bincount(self.codes, self.weight, len(self.classes)))
+        mass = np.bincount(self.codes, self.weight, len(self.classes)).astype(np.float64)
+        return Summary(len(self.codes), self.classes, mass)
 
     def among(self, classes: NDArray[Any], by_class: Vector | None, n_threads: int) -> "Partition":
         """The same rows with codes among more classes, and weights multiplied by those of the classes, (K,)."""
@@ -79,6 +85,10 @@ class Partition:
         X = self.X
         arrays = [X.data, X.indices, X.indptr] if issparse(X) else [X]
         return sum(a.nbytes for a in (*arrays, self.codes, self.weight, self.classes) if a is not None)
+
+
+def _at_home(array: NDArray[Any]) -> NDArray[Any]:
+    return np.require(array, requirements="A")
 
 
 def load(

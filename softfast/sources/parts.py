@@ -88,7 +88,8 @@ class PartedSource:
 
     def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
         """Margins of the logits coef (x - center) + intercept, and the n_least lowest."""
-        return self._parts.reduce(partial(_margins, coef, intercept, center, n_least), partial(_merge_margins, n_least))
+        merge: Callable[[Margins, Margins], Margins] = partial(_merge_margins, n_least)
+        return self._parts.reduce(partial(_margins, coef, intercept, center, n_least), merge)
 
 
 def _moments(part: Part, number: int) -> list[Moments]:
