@@ -306,7 +306,8 @@ def _blocks(values: Any) -> list[Delayed]:
     """What stands for each partition."""
     if isinstance(values, da.Array):
         return list(_one_block_a_row(values).to_delayed().ravel())
-    return list(values.to_delayed())
+    # Optimised, two selections of columns of the same Parquet files may have other numbers of partitions.
+    return list(values.to_delayed(optimize_graph=False))
 
 
 def _one_block_a_row(X: da.Array) -> da.Array:
