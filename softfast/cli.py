@@ -4,6 +4,7 @@ import sys
 
 # What the extra "cli" brings.
 _EXTRA = ("pyarrow", "rich", "safetensors", "typer")
+_DASK = ("dask", "distributed")
 
 
 def main() -> None:
@@ -14,9 +15,10 @@ def main() -> None:
         app()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA:
+        if missing not in _EXTRA + _DASK:
             raise
-        print(f'softfast: the command needs {missing}: pip install "softfast[cli]"', file=sys.stderr)
+        extra = "cli,dask" if missing in _DASK else "cli"
+        print(f'softfast: the command needs {missing}: pip install "softfast[{extra}]"', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         # While modules load; later the application itself answers.

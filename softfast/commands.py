@@ -109,6 +109,13 @@ def fit(
         Path | None, typer.Option(help="Write the state of the fit there, for --resume; removed in the end.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the --checkpoint, if there is one.")] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Read Parquet files and fit on the workers of this Dask scheduler, tcp://HOST:PORT.",
+        ),
+    ] = None,
 ) -> None:
     """Fit a model to a file of rows, or a folder of Parquet files, and write it to a model file."""
     out = Path(f"{file.stem}-model.safetensors") if out is None else out
@@ -125,11 +132,13 @@ def fit(
     from softfast.model_file import save
     from softfast.tables import TableError
 
+    if dask is not None:
+        from softfast.dask import SoftmaxRegression
     model = SoftmaxRegression(
         C, l1_ratio=l1_ratio, fit_intercept=intercept, tol=tol, max_iter=max_iter, n_threads=threads, verbose=1
     )
     limit = half_of_memory() if memory_limit is None else int(memory_limit * 2**30)
-    with _training(file, target, limit, cache) as (X, y, names):
+    with _training(file, target, limit, cache) if dask is None else _on_workers(file, target, dask) as (X, y, names):
         start = time.perf_counter()
         try:
             with _short_warnings():
@@ -325,6 +334,31 @@ def _training(
     table = read_table(file, target=target)
     _print(f"{file}: {table.X.shape[0]:,} rows, {table.X.shape[1]:,} features, {table.X.dtype}")
     yield table.X, table.y, table.feature_names
+
+
+@contextmanager
+def _on_workers(file: Path, target: str | None, address: str) -> "Iterator[tuple[Any, Any, list[str] | None]]":
+    """X and y, Dask data frames over Parquet files, while there is a client of the scheduler."""
+    from dask import dataframe
+    from distributed import Client
+
+    from softfast.tables import TableError
+
+    if target is None:
+        raise TableError(f"{file}: the column of labels must be named (target)")
+    try:
+        client = Client(address)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--dask {address}: no scheduler answers there ({error})") from error
+    with client:
+        try:
+            table = dataframe.read_parquet(str(file.resolve()))
+        except (OSError, ValueError) as error:
+            raise TableError(f"{file}: can't be read as Parquet ({error})") from error
+        if target not in table.columns:
+            raise TableError(f"{file}: there is no column {target!r}; the columns are {_some(table.columns)}")
+        _print(f"{file}: {table.npartitions:,} partitions on {len(client.nthreads()):,} workers of {address}")
+        yield table.drop(columns=target), table[target], None
 
 
 def _batches(

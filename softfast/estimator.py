@@ -234,11 +234,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             if checkpoint is not None:
                 require_writable(checkpoint)
             with single_threaded_blas():
-                return self._fit(training(self, X, y, sample_weight, offset), checkpoint)
+                return self._fit(self._training(X, y, sample_weight, offset), checkpoint)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
+
+    def _training(self, X: Any, y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Training:
+        return training(self, X, y, sample_weight, offset)
 
     def _fit(self, rows: Training, checkpoint: str | os.PathLike[str] | None) -> Self:
         source, classes = rows.source, rows.classes

@@ -55,15 +55,23 @@ def training(estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None, of
 def _streamed(estimator: Any, rows: StreamedRows) -> Training:
     survey = rows.survey()
     classes = survey.classes
-    if len(classes) < 2:
-        raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
-    by_class = None
-    if estimator.class_weight is not None:
-        by_class = weight_of_classes(estimator.class_weight, classes, classes, survey.mass)
-        if not (by_class >= 0).all() or not (by_class @ survey.mass > 0):
-            raise ValueError("class_weight must not be negative, and must leave some row a weight")
+    by_class = factors_of_classes(estimator.class_weight, classes, survey.mass)
     estimator.n_features_in_ = survey.n_features
     estimator.__dict__.pop("feature_names_in_", None)
     if rows.feature_names is not None:
         estimator.feature_names_in_ = np.array(rows.feature_names, dtype=object)
     return Training(PartedSource(StreamedParts(rows, by_class, estimator.n_threads)), classes, True)
+
+
+def factors_of_classes(
+    class_weight: Any, classes: NDArray[Any], mass: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """(K,), or None for all ones, from the weights in all of each class, (K,)."""
+    if len(classes) < 2:
+        raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
+    if class_weight is None:
+        return None
+    by_class = weight_of_classes(class_weight, classes, classes, mass)
+    if not (by_class >= 0).all() or not (by_class @ mass > 0):
+        raise ValueError("class_weight must not be negative, and must leave some row a weight")
+    return by_class

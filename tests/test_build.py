@@ -44,6 +44,7 @@ RANK = {
     "sampled_start": 9,
     "estimator": 10,
     "plotting": 11,
+    "dask": 11,
     "tables": 3,
     "model_file": 11,
     "commands": 12,
@@ -108,7 +109,7 @@ def test_only_the_module_is_exported(module):
 def test_import_loads_numpy_alone():
     code = (
         "import sys, softfast; "
-        "heavy = 'sklearn', 'scipy', 'pandas', 'pyarrow', 'rich', 'typer', 'matplotlib'; "
+        "heavy = 'sklearn', 'scipy', 'pandas', 'pyarrow', 'rich', 'typer', 'matplotlib', 'dask', 'distributed'; "
         "print([m for m in heavy if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -134,6 +135,9 @@ def test_examples_in_docstrings_run(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     if parts == ("plotting",):
         pytest.importorskip("matplotlib").use("agg")
+    if "dask" in parts or "distributed" in parts:
+        pytest.importorskip("dask.dataframe")
+        pytest.importorskip("distributed")
     module = importlib.import_module(".".join(["softfast", *(p for p in parts if p != "__init__")]))
     assert doctest.testmod(module).failed == 0
 

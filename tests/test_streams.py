@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import pytest
@@ -36,10 +36,12 @@ class Pieces:
             self._parts.append(DenseSource(piece[0], piece[1], n_classes, piece[2], offset=piece[3]))
         self.total_weight = sum(part.total_weight for part in self._parts)
 
-    def run(self, operation):
-        operation = pickle.loads(pickle.dumps(operation))
-        for number, part in enumerate(self._parts):
-            yield operation(part, number)
+    def reduce(self, operation, combine):
+        operation, combine = pickle.loads(pickle.dumps((operation, combine)))
+        results = [operation(part, number) for number, part in enumerate(self._parts)]
+        # Bracketed otherwise than one after another.
+        middle = len(results) // 2
+        return combine(reduce(combine, results[:middle]), reduce(combine, results[middle:]))
 
 
 @pytest.fixture

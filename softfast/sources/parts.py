@@ -4,11 +4,9 @@ This is the algebra alone.  Where the parts lie and who works on them is the bus
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial, reduce
-from itertools import chain
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -35,10 +33,11 @@ class Parts(Protocol):
     total_weight: float
     has_offset: bool
 
-    def run(self, operation: Callable[[Part, int], T]) -> Generator[T, None, None]:
-        """operation(part, number) of each part, numbered from 0, in the order of the parts, and one pass over all.
+    def reduce(self, operation: Callable[[Part, int], T], combine: Callable[[T, T], T]) -> T:
+        """The results operation(part, number), numbered from 0, of one pass, combined in the order of the parts.
 
-        The operation can be pickled, and the results are no larger than a sample or the coefficients.
+        How they are bracketed depends on the parts alone. Both functions can be pickled, and results are no larger than
+        a sample or the coefficients; `combine` may change its first argument and return it.
         """
         ...
 
@@ -53,15 +52,13 @@ class PartedSource:
 
     def moments(self) -> Moments:
         """Weighted means over the rows."""
-        with closing(self._parts.run(_moments)) as results:
-            moments = reduce(_merge_moments, chain.from_iterable(results))
+        (moments,) = self._parts.reduce(_moments, _merge_moments)
         # Parts without weight have no means.
         return replace(moments, n_rows=self.n_rows)
 
     def sample(self, n_rows: int, moments: Moments) -> RowSample:
         """A random sample of about n_rows rows, always the same one; each part draws with its number as the seed."""
-        with closing(self._parts.run(partial(_sample, n_rows, moments))) as results:
-            samples = list(results)
+        samples = self._parts.reduce(partial(_sample, n_rows, moments), _join)
         offsets = [s.offset for s in samples if s.offset is not None]
         return RowSample(
             np.concatenate([s.X for s in samples]),
@@ -74,15 +71,8 @@ class PartedSource:
         self, coef: Matrix, intercept: Vector, *, with_offset: bool = True
     ) -> tuple[float, Matrix, Vector]:
         """Weighted sums of loss, residual^T X and residual^T 1."""
-        losses: list[float] = []
-
-        def sums(results: Iterator[tuple[float, Matrix, Vector]]) -> Iterator[tuple[Matrix, Vector]]:
-            for loss, product, residual in results:
-                losses.append(loss)
-                yield product, residual
-
-        with closing(self._parts.run(partial(_loss_gradient, coef, intercept, with_offset))) as results:
-            product, residual = reduce(_add, sums(results))
+        operation = partial(_loss_gradient, coef, intercept, with_offset)
+        losses, product, residual = self._parts.reduce(operation, _add_losses)
         return math.fsum(losses), product, residual
 
     def hessian_vector(
@@ -90,32 +80,31 @@ class PartedSource:
     ) -> tuple[Matrix, Vector]:
         """The loss's Hessian at coef and intercept, summed over the rows, times a direction."""
         operation = partial(_hessian_vector, coef, intercept, direction, direction_intercept)
-        with closing(self._parts.run(operation)) as results:
-            return reduce(_add, results)
+        return self._parts.reduce(operation, _add)
 
     def extremes(self) -> tuple[Matrix, Matrix]:
         """Least and greatest value of each feature in each class, (K, p)."""
-        with closing(self._parts.run(_extremes)) as results:
-            return reduce(lambda a, b: (np.minimum(a[0], b[0]), np.maximum(a[1], b[1])), results)
+        return self._parts.reduce(_extremes, _merge_extremes)
 
     def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
         """Margins of the logits coef (x - center) + intercept, and the n_least lowest."""
-        with closing(self._parts.run(partial(_margins, coef, intercept, center, n_least))) as results:
-            return reduce(partial(_merge_margins, n_least), results)
+        merge: Callable[[Margins, Margins], Margins] = partial(_merge_margins, n_least)
+        return self._parts.reduce(partial(_margins, coef, intercept, center, n_least), merge)
 
 
 def _moments(part: Part, number: int) -> list[Moments]:
     return [part.moments()] if part.total_weight > 0 else []
 
 
-def _sample(n_rows: int, moments: Moments, part: Part, number: int) -> RowSample:
-    return part.sample(n_rows, moments, seed=number)
+def _sample(n_rows: int, moments: Moments, part: Part, number: int) -> list[RowSample]:
+    return [part.sample(n_rows, moments, seed=number)]
 
 
 def _loss_gradient(
     coef: Matrix, intercept: Vector, with_offset: bool, part: Part, number: int
-) -> tuple[float, Matrix, Vector]:
-    return part.loss_gradient(coef, intercept, with_offset=with_offset)
+) -> tuple[list[float], Matrix, Vector]:
+    loss, product, residual = part.loss_gradient(coef, intercept, with_offset=with_offset)
+    return [loss], product, residual
 
 
 def _hessian_vector(
@@ -132,6 +121,11 @@ def _margins(coef: Matrix, intercept: Vector, center: Vector, n_least: int, part
     return part.margins(coef, intercept, center, n_least)
 
 
+def _join(all_samples: list[RowSample], following: list[RowSample]) -> list[RowSample]:
+    all_samples.extend(following)
+    return all_samples
+
+
 def _add(total: tuple[Matrix, Vector], following: tuple[Matrix, Vector]) -> tuple[Matrix, Vector]:
     """The sums, in place in the first, which a part has made for us."""
     total[0][...] += following[0]
@@ -139,7 +133,27 @@ def _add(total: tuple[Matrix, Vector], following: tuple[Matrix, Vector]) -> tupl
     return total
 
 
-def _merge_moments(a: Moments, b: Moments) -> Moments:
+def _add_losses(
+    total: tuple[list[float], Matrix, Vector], following: tuple[list[float], Matrix, Vector]
+) -> tuple[list[float], Matrix, Vector]:
+    """The sums, and all the losses, whose exact sum does not depend on their order."""
+    total[0].extend(following[0])
+    _add(total[1:], following[1:])
+    return total
+
+
+def _merge_extremes(a: tuple[Matrix, Matrix], b: tuple[Matrix, Matrix]) -> tuple[Matrix, Matrix]:
+    return np.minimum(a[0], b[0]), np.maximum(a[1], b[1])
+
+
+def _merge_moments(of_a: list[Moments], of_b: list[Moments]) -> list[Moments]:
+    """Of the rows of both; of parts without weight there are none."""
+    if not (of_a and of_b):
+        return of_a or of_b
+    return [_merge_two(*of_a, *of_b)]
+
+
+def _merge_two(a: Moments, b: Moments) -> Moments:
     """Of the rows of both: means by their weights, variances by that of the means too (Chan, Golub and LeVeque 1983).
 
     Nothing cancels: the difference of the means is small where they are close.

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -153,11 +154,11 @@ class StreamedParts:
         self.total_weight = float(survey.mass.sum() if by_class is None else survey.mass @ by_class)
         self._n_threads = resolve_threads(n_threads, 4.0 * self.n_rows * (self.n_features + 8) * self.n_classes)
 
-    def run(self, operation: Callable[[Part, int], T]) -> Generator[T, None, None]:
-        """operation(part, number) of each chunk, in order; the next is read meanwhile."""
+    def reduce(self, operation: Callable[[Part, int], T], combine: Callable[[T, T], T]) -> T:
+        """operation(part, number) of each chunk, combined one after another; the next is read meanwhile."""
         with closing(self._rows.again()) as chunks:
-            for number, X in enumerate(chunks):
-                yield operation(self._part(X, number), number)
+            results = (operation(self._part(X, number), number) for number, X in enumerate(chunks))
+            return reduce(combine, results)
 
     def _part(self, X: Real, number: int) -> Part:
         codes, weight = self._survey.codes[number].astype(np.int64), self._survey.weights[number]
@@ -179,29 +180,36 @@ def _checked(reader: Reader) -> Iterator[Chunk]:
     """The chunks of a reader: one type, one number of features, finite, weights >= 0."""
     expected: tuple[int, np.dtype[Any]] | None = None
     for chunk in reader.chunks():
-        X, weight = chunk.X, chunk.weight
         if expected is None:
-            expected = X.shape[1], X.dtype
-        if (X.shape[1], X.dtype) != expected:
-            raise RowsError(
-                f"{chunk.where(0)}: X has {X.shape[1]} features of {X.dtype}, but the rows before have "
-                f"{expected[0]} of {expected[1]}"
-            )
-        if not (reader.finite or np.isfinite(X).all()):
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(X))[0])
-            name = reader.feature_names[column] if reader.feature_names else column
-            raise RowsError(f"{chunk.where(row)}, feature {name!r}: got {X[row, column]}; accepted are finite numbers")
-        if weight is not None:
-            weight = as_vector("weight", weight, len(X), "row")
-            if not (weight >= 0).all() or np.isinf(weight).any():
-                row = int(np.argmin((weight >= 0) & np.isfinite(weight)))
-                raise RowsError(f"{chunk.where(row)}: got the weight {weight[row]}; accepted are finite numbers >= 0")
-        yield Chunk(X, chunk.y, weight, chunk.where)
+            expected = chunk.X.shape[1], chunk.X.dtype
+        yield checked(chunk, *expected, names=reader.feature_names, finite=reader.finite)
+
+
+def checked(
+    chunk: Chunk, n_features: int, dtype: np.dtype[Any], *, names: list[Any] | None = None, finite: bool = False
+) -> Chunk:
+    """The chunk, with weights in float64; an error if it is not as expected; `finite` if X is known to be."""
+    X, weight = chunk.X, chunk.weight
+    if (X.shape[1], X.dtype) != (n_features, dtype):
+        raise RowsError(
+            f"{chunk.where(0)}: X has {X.shape[1]} features of {X.dtype}, but the rows before have "
+            f"{n_features} of {dtype}"
+        )
+    if not (finite or np.isfinite(X).all()):
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(X))[0])
+        name = names[column] if names else column
+        raise RowsError(f"{chunk.where(row)}, feature {name!r}: got {X[row, column]}; accepted are finite numbers")
+    if weight is not None:
+        weight = as_vector("weight", weight, len(X), "row")
+        if not (weight >= 0).all() or np.isinf(weight).any():
+            row = int(np.argmin((weight >= 0) & np.isfinite(weight)))
+            raise RowsError(f"{chunk.where(row)}: got the weight {weight[row]}; accepted are finite numbers >= 0")
+    return Chunk(X, chunk.y, weight, chunk.where)
 
 
 def _survey(reader: Reader, cache: RowCache | None) -> Survey:
     """One pass; the rows go into the cache, if there is one."""
-    labels = _Labels()
+    labels = Labels()
     codes: list[NDArray[np.intp]] = []
     weights: list[Vector | None] = []
     probes: list[int] = []
@@ -209,7 +217,7 @@ def _survey(reader: Reader, cache: RowCache | None) -> Survey:
         for chunk in chunks:
             if chunk.y is None:
                 raise RowsError(f"{reader.name}: has no labels; a fit needs one for each row")
-            codes.append(labels.encode(chunk))
+            codes.append(labels.encode(chunk.y, chunk.where))
             weights.append(chunk.weight)
             probes.append(probe(chunk.X))
             n_features, dtype = chunk.X.shape[1], chunk.X.dtype
@@ -231,34 +239,32 @@ def _survey(reader: Reader, cache: RowCache | None) -> Survey:
     return Survey(n_features, dtype, classes, ordered, weights, probes, mass)
 
 
-class _Labels:
+class Labels:
     """Discovers the classes, and numbers them in the order in which they are met."""
 
     def __init__(self) -> None:
         self._sorted: NDArray[Any] | None = None
         self._numbers = np.empty(0, dtype=np.intp)
 
-    def encode(self, chunk: Chunk) -> NDArray[Any]:
+    def encode(self, y: NDArray[Any], where: Callable[[int], str]) -> NDArray[Any]:
         """The numbers of the labels of a chunk, in as few bytes as they need."""
-        y = chunk.y
-        assert y is not None
         if self._sorted is not None and _family(y) != _family(self._sorted):
-            raise RowsError(f"{chunk.where(0)}: got labels of {y.dtype}, and before labels of {self._sorted.dtype}")
+            raise RowsError(f"{where(0)}: got labels of {y.dtype}, and before labels of {self._sorted.dtype}")
         if y.dtype.kind == "f" and not np.isfinite(y).all():
             row = int(np.argmin(np.isfinite(y)))
-            raise RowsError(f"{chunk.where(row)}: got the label {y[row]}")
+            raise RowsError(f"{where(row)}: got the label {y[row]}")
         try:
             if self._sorted is None:
-                self._learn(np.unique(y), chunk)
+                self._learn(np.unique(y), where)
             known = self._sorted
             assert known is not None
             places = self._places(y)
             strange = known[places] != y
             if strange.any():
-                self._learn(np.unique(y[strange]), chunk)
+                self._learn(np.unique(y[strange]), where)
                 places = self._places(y)
         except TypeError as error:
-            raise RowsError(f"{chunk.where(0)}: labels that can't be compared ({error})") from error
+            raise RowsError(f"{where(0)}: labels that can't be compared ({error})") from error
         numbers = self._numbers[places]
         return numbers.astype(np.min_scalar_type(len(self._numbers) - 1))
 
@@ -266,11 +272,11 @@ class _Labels:
         assert self._sorted is not None
         return np.minimum(np.searchsorted(self._sorted, y), len(self._sorted) - 1)
 
-    def _learn(self, new: NDArray[Any], chunk: Chunk) -> None:
+    def _learn(self, new: NDArray[Any], where: Callable[[int], str]) -> None:
         if new.dtype.kind == "f" and (new != np.trunc(new)).any():
             # scikit-learn refuses them too; here they would fill the memory first.
             fraction = new[new != np.trunc(new)][0]
-            raise RowsError(f"{chunk.where(0)}: got the label {fraction}; labels of classes are no fractions")
+            raise RowsError(f"{where(0)}: got the label {fraction}; labels of classes are no fractions")
         known = new if self._sorted is None else np.concatenate([self._sorted, new])
         numbers = np.arange(len(known))
         numbers[: len(self._numbers)] = self._numbers
