@@ -83,7 +83,7 @@ np.savez({str(tmp_path / "model.npz")!r}, coef=model.coef_, n_iter=model.n_iter_
 """
     kills = 0
     for _ in range(40):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"ready\n"
         try:
             process.wait(rng.uniform(0.1, 0.6))

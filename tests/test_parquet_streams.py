@@ -226,7 +226,7 @@ except ValueError as error:
     print(error)
 assert threading.active_count() == 1
 """
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
     assert "the disk is full" in out
     assert not list(disk.iterdir())
 

@@ -410,7 +410,7 @@ except KeyboardInterrupt:
     assert threading.active_count() == 1
     print("ended", flush=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True)
     time.sleep(4)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=10)
