@@ -297,7 +297,7 @@ def test_unknown_sizes(rows, client):
         (lambda X, y: (X, y.compute()), r"y must be a Dask array or series of shape \(n,\), as X is one, got ndarray"),
         (lambda X, y: (X, None), "y must be a Dask array or series of labels, got None"),
         (lambda X, y: (X, X), r"y must be a Dask array or series of shape \(n,\)"),
-        (lambda X, y: (X, X[:, 0]), "partition 0, row 0: got the label .*labels of classes are no fractions"),
+        (lambda X, y: (X, X[:, 0]), r"partition \d, row 0: got the label .*labels of classes are no fractions"),
         (lambda X, y: (X, y == "none"), "y must hold at least two classes"),
         (
             lambda X, y: (X, y, -(X[:, 0] ** 2)),
