@@ -90,7 +90,8 @@ def test_badly_scaled_correlated_features_take_tens_of_passes(scale, C, rng):
     X = (rng.normal(size=(2000, 8)) @ rng.normal(size=(8, 8)) + 30) * np.geomspace(1, scale, 8)
     z = (X - X.mean(0)) / X.std(0) @ rng.normal(size=(8, 4))
     y = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
-    model = SoftmaxRegression(C=C).fit(X, y)
+    # At 1e4 and C = 1e6 a build without optimisation has been seen to stop at 1.1e-6, where rounding ends all progress.
+    model = SoftmaxRegression(C=C, tol=3e-6).fit(X, y)
     assert model.converged_
     assert model.n_passes_ <= 40
 
