@@ -314,18 +314,24 @@ def _is_streamed(file: Path) -> bool:
     return file.is_dir() or file.suffix.lower() in (".parquet", ".pq", ".arrow", ".feather")
 
 
+def _required(target: str | None, file: Path) -> str:
+    if target is None:
+        from softfast.tables import TableError
+
+        raise TableError(f"{file}: the column of labels must be named (target)")
+    return target
+
+
 @contextmanager
 def _training(
     file: Path, target: str | None, limit: int, cache: Path | None
 ) -> "Iterator[tuple[Any, NDArray[Any] | None, list[str] | None]]":
     """X, y and the names of the features; X streamed where it is a folder, or takes more than `limit` bytes."""
     from softfast.streams import from_parquet
-    from softfast.tables import TableError, read_table
+    from softfast.tables import read_table
 
     if _is_streamed(file):
-        if target is None:
-            raise TableError(f"{file}: the column of labels must be named (target)")
-        with from_parquet(file, target=target, cache=cache) as rows:
+        with from_parquet(file, target=_required(target, file), cache=cache) as rows:
             if file.suffix.lower() not in (".parquet", ".pq") or (rows.nbytes or 0) > limit:
                 survey = rows.survey()
                 _print(f"{file}: {survey.n_rows:,} rows, {survey.n_features:,} features, {survey.dtype}, in parts")
@@ -344,8 +350,7 @@ def _on_workers(file: Path, target: str | None, address: str) -> "Iterator[tuple
 
     from softfast.tables import TableError
 
-    if target is None:
-        raise TableError(f"{file}: the column of labels must be named (target)")
+    target = _required(target, file)
     try:
         client = Client(address)
     except (OSError, ValueError) as error:
@@ -373,8 +378,8 @@ def _batches(
         table = read_table(file, target=target, features=features, n_features=model.n_features_in_, labelled=labelled)
         yield table.X, table.y
         return
-    if labelled and target is None:
-        raise TableError(f"{file}: the column of labels must be named (target)")
+    if labelled:
+        target = _required(target, file)
     for X, y, _ in StreamedRows(ParquetReader(file, target, features, None, labelled=labelled)):
         if X.shape[1] != model.n_features_in_:
             raise TableError(f"{file}: has {X.shape[1]} features; expected {model.n_features_in_}, as the model has")

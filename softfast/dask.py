@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from softfast import estimator
 from softfast.sources.distributed import DistributedParts, load
 from softfast.sources.parts import PartedSource
-from softfast.training import Training, factors_of_classes
+from softfast.training import Training, factors_of_classes, set_features
 
 
 class SoftmaxRegression(estimator.SoftmaxRegression):
@@ -192,10 +192,7 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
             partial(factors_of_classes, self.class_weight),
             self.n_threads or 1,
         )
-        self.n_features_in_ = n_features
-        self.__dict__.pop("feature_names_in_", None)
-        if names is not None and all(isinstance(name, str) for name in names):
-            self.feature_names_in_ = np.array(names, dtype=object)
+        set_features(self, n_features, names)
         return Training(PartedSource(parts), parts.classes, True)
 
     def _lazy(self, method: str, X: Any, offset: Any, *, matrix: bool, dtype: np.dtype[Any] | None = None) -> da.Array:

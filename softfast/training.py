@@ -1,5 +1,6 @@
 """The rows of a fit, wherever they are: checked, their labels encoded, made a source."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +57,16 @@ def _streamed(estimator: Any, rows: StreamedRows) -> Training:
     survey = rows.survey()
     classes = survey.classes
     by_class = factors_of_classes(estimator.class_weight, classes, survey.mass)
-    estimator.n_features_in_ = survey.n_features
-    estimator.__dict__.pop("feature_names_in_", None)
-    if rows.feature_names is not None:
-        estimator.feature_names_in_ = np.array(rows.feature_names, dtype=object)
+    set_features(estimator, survey.n_features, rows.feature_names)
     return Training(PartedSource(StreamedParts(rows, by_class, estimator.n_threads)), classes, True)
+
+
+def set_features(estimator: Any, n_features: int, names: Sequence[Any] | None) -> None:
+    """As scikit-learn has it: the names only where all of them are strings."""
+    estimator.n_features_in_ = n_features
+    estimator.__dict__.pop("feature_names_in_", None)
+    if names is not None and all(isinstance(name, str) for name in names):
+        estimator.feature_names_in_ = np.array(names, dtype=object)
 
 
 def factors_of_classes(

@@ -31,7 +31,9 @@ from native cimport (
     sf_gram_rows, sf_gram_scratch_bytes, sf_intercept_index, sf_intercept_size, sf_kernels, sf_logits,
     sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes, sf_targets,
 )
-from ndarrays cimport describe, is_vector_of, real_of, same_or_apart, stride_of, vector
+from ndarrays cimport (
+    check_columns, describe, is_vector_of, offset_data, real_of, same_or_apart, stride_of, vector,
+)
 
 cdef extern from *:
     """
@@ -96,11 +98,8 @@ cdef class Rows:
         self.view.data = cnp.PyArray_DATA(X)
         self.view.n_rows, self.view.n_features = cnp.PyArray_DIM(X, 0), cnp.PyArray_DIM(X, 1)
         if offset is not None:
-            if not cnp.PyArray_ISCARRAY_RO(offset) or cnp.PyArray_TYPE(offset) != cnp.NPY_DOUBLE \
-                    or cnp.PyArray_NDIM(offset) != 2 or cnp.PyArray_DIM(offset, 0) != self.view.n_rows:
-                raise ValueError(f"offset, {describe(offset)}, does not belong to X, {describe(X)}")
             self.offset = offset
-            self.view.offset = <const double *>cnp.PyArray_DATA(offset)
+            self.view.offset = offset_data(offset, self.view.n_rows)
             self.view.offset_stride = cnp.PyArray_DIM(offset, 1)
         # The stride along an axis of length 0 or 1 has no meaning, and any value: name it as the kernels like it.
         cdef ptrdiff_t row_bytes = cnp.PyArray_STRIDE(X, 0), feature_bytes = cnp.PyArray_STRIDE(X, 1)
@@ -129,11 +128,7 @@ cdef class Rows:
         return Rows(self.X, offset)
 
     cdef int check(self, ptrdiff_t n_features, ptrdiff_t n_classes) except -1:
-        if n_features != self.view.n_features:
-            raise ValueError(f"coef has {n_features} columns for {self.view.n_features} features")
-        if self.view.offset != NULL and self.view.offset_stride != n_classes:
-            raise ValueError(f"offset has {self.view.offset_stride} columns for {n_classes} classes")
-        return 0
+        return check_columns(self.offset, self.view.n_features, n_features, n_classes)
 
 
 @cython.final
@@ -483,7 +478,7 @@ cdef class Kernels:
                         PyErr_CheckSignals()
         for i in range(n_blocks):
             if status[i] != SF_OK:
-                raise IndexError(label_error(&targets.view, status[i], n_classes))
+                raise IndexError(label_error([targets], status[i], n_classes))
         return losses
 
     def exp(self, x):
@@ -507,8 +502,13 @@ cdef class Kernels:
         return out
 
 
-cdef object label_error(const sf_targets *targets, ptrdiff_t row, ptrdiff_t n_classes):
-    return f"label {targets.labels[row]} of row {row} is not in 0..{n_classes - 1}"
+cdef object label_error(list targets, ptrdiff_t row, ptrdiff_t n_classes):
+    """What a kernel that stopped at a row has found there."""
+    cdef Targets of_rows
+    for of_rows in targets:
+        if of_rows.view.labels != NULL and not 0 <= of_rows.view.labels[row] < n_classes:
+            return f"label {of_rows.view.labels[row]} of row {row} is not in 0..{n_classes - 1}"
+    return f"the labels changed while they were read, about row {row}"
 
 
 cdef struct map_job:

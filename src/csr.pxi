@@ -61,13 +61,6 @@ cdef class SparseRows:
         self.view.wide_indices = cnp.PyArray_ITEMSIZE(indices) == 8
         self.view.wide_indptr = cnp.PyArray_ITEMSIZE(indptr) == 8
         self.view.n_rows, self.view.n_features = n_rows, n_features
-        if offset is not None:
-            if not cnp.PyArray_ISCARRAY_RO(offset) or cnp.PyArray_TYPE(offset) != cnp.NPY_DOUBLE \
-                    or cnp.PyArray_NDIM(offset) != 2 or cnp.PyArray_DIM(offset, 0) != n_rows:
-                raise ValueError(f"offset, {describe(offset)}, does not belong to {n_rows} rows")
-            self.offset = offset
-            self.view.offset = <const double *>cnp.PyArray_DATA(offset)
-            self.view.offset_stride = cnp.PyArray_DIM(offset, 1)
         cdef ptrdiff_t bad
         with nogil:
             bad = bad_pointer(&self.view, n_entries)
@@ -88,6 +81,15 @@ cdef class SparseRows:
                 bad = not_finite(<const uint64_t *>self.view.data, n_entries)
         if bad >= 0:
             raise ValueError(f"data must not hold NaN or infinity, got {data[bad]} at {bad}")
+        self.set_offset(offset)
+
+    cdef int set_offset(self, cnp.ndarray offset) except -1:
+        self.offset = offset
+        self.view.offset, self.view.offset_stride = NULL, 0
+        if offset is not None:
+            self.view.offset = offset_data(offset, self.view.n_rows)
+            self.view.offset_stride = cnp.PyArray_DIM(offset, 1)
+        return 0
 
     @property
     def n_rows(self):
@@ -98,14 +100,15 @@ cdef class SparseRows:
         return self.view.n_features
 
     def with_offset(self, offset):
-        return SparseRows(self.data, self.indices, self.indptr, self.view.n_features, offset)
+        """The same rows, whose entries have been checked already."""
+        cdef SparseRows rows = SparseRows.__new__(SparseRows)
+        rows.data, rows.indices, rows.indptr, rows.n_entries = self.data, self.indices, self.indptr, self.n_entries
+        rows.view, rows.real, rows.dtype, rows.shares, rows.spare = self.view, self.real, self.dtype, self.shares, {}
+        rows.set_offset(offset)
+        return rows
 
     cdef int check(self, ptrdiff_t n_features, ptrdiff_t n_classes) except -1:
-        if n_features != self.view.n_features:
-            raise ValueError(f"coef has {n_features} columns for {self.view.n_features} features")
-        if self.view.offset != NULL and self.view.offset_stride != n_classes:
-            raise ValueError(f"offset has {self.view.offset_stride} columns for {n_classes} classes")
-        return 0
+        return check_columns(self.offset, self.view.n_features, n_features, n_classes)
 
     cdef _Buffer take(self, size_t n_bytes):
         """Memory that an earlier evaluation has given back, or new: fresh pages took a third of an evaluation."""
@@ -365,7 +368,7 @@ cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets,
     X.give(gradient_bytes, memory)
     X.give(model.n_bytes, model.memory)
     if bad != SF_OK:
-        raise IndexError(label_error(&targets.view, bad, n_classes))
+        raise IndexError(label_error([targets], bad, n_classes))
     return loss, product, residual_sums
 
 

@@ -87,10 +87,7 @@ cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models,
             with gil:
                 PyErr_CheckSignals()
     if bad != SF_OK:
-        for of_rows in targets:
-            if of_rows.view.labels != NULL and not 0 <= of_rows.view.labels[bad] < n_classes:
-                raise IndexError(label_error(&of_rows.view, bad, n_classes))
-        raise IndexError(f"the labels changed while they were read, about row {bad}")
+        raise IndexError(label_error(targets, bad, n_classes))
 
     losses, products = np.zeros(n_evaluations), np.zeros((n_evaluations, n_outputs, p))
     residuals = np.zeros((n_evaluations, n_outputs))

@@ -52,3 +52,21 @@ cdef inline bint same_or_apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef uintptr_t first = <uintptr_t>cnp.PyArray_DATA(a), second = <uintptr_t>cnp.PyArray_DATA(b)
     cdef uintptr_t size = cnp.PyArray_NBYTES(a)
     return first == second or first + size <= second or second + size <= first
+
+
+cdef inline const double *offset_data(cnp.ndarray offset, ptrdiff_t n_rows) except NULL:
+    """Of an offset (n, K), float64 in C order: what the logits of the rows begin from."""
+    if not cnp.PyArray_ISCARRAY_RO(offset) or cnp.PyArray_TYPE(offset) != cnp.NPY_DOUBLE \
+            or cnp.PyArray_NDIM(offset) != 2 or cnp.PyArray_DIM(offset, 0) != n_rows:
+        raise ValueError(f"offset, {describe(offset)}, does not belong to X of {n_rows} rows")
+    return <const double *>cnp.PyArray_DATA(offset)
+
+
+cdef inline int check_columns(cnp.ndarray offset, ptrdiff_t n_features, ptrdiff_t n_columns,
+                              ptrdiff_t n_classes) except -1:
+    """That rows of n_features, with their offset or None, belong to n_columns of coefficients for n_classes."""
+    if n_columns != n_features:
+        raise ValueError(f"coef has {n_columns} columns for {n_features} features")
+    if offset is not None and cnp.PyArray_DIM(offset, 1) != n_classes:
+        raise ValueError(f"offset has {cnp.PyArray_DIM(offset, 1)} columns for {n_classes} classes")
+    return 0
