@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from softfast.solvers.iteration import E, Patience, Status, Vector, line_search
 _MEMORY, _MEMORY_BYTES, _LEAST_MEMORY = 20, 2**28, 5
 # When the metric is taken: often while the point moves far, then every 30 iterations.
 _METRIC_ITERATIONS = (0, 4, 12, 30)
+
+Pairs: TypeAlias = deque[tuple[Vector, Vector, float]]
 
 
 def lbfgs(
@@ -32,10 +35,9 @@ def lbfgs(
     gradient has become smaller for a while.
     """
     point = start
-    pairs: deque[tuple[Vector, Vector, float]] = deque(
-        maxlen=max(_LEAST_MEMORY, min(_MEMORY, _MEMORY_BYTES // (16 * max(1, start.x.size))))
-    )
+    pairs: Pairs = deque(maxlen=max(_LEAST_MEMORY, min(_MEMORY, _MEMORY_BYTES // (16 * max(1, start.x.size)))))
     inverse: Callable[[Vector], Vector] | None = None
+    shrinkage = 1.0
     patience = Patience()
     for iteration in range(max_iter):
         if stop(point):
@@ -44,7 +46,8 @@ def lbfgs(
             return point, iteration, "stalled"
         if iteration in _METRIC_ITERATIONS or iteration % _METRIC_ITERATIONS[-1] == 0:
             inverse = metric(point)
-        direction = -_inverse_hessian_product(pairs, inverse, point.gradient)
+            shrinkage = _shrinkage(pairs, inverse)
+        direction = -_inverse_hessian_product(pairs, inverse, shrinkage, point.gradient)
         slope = float(direction @ point.gradient)
         # Before curvature is known, a first step of length 1 at most.
         length = 1.0 if pairs or inverse else 1 / max(1.0, float(np.linalg.norm(direction)))
@@ -59,12 +62,26 @@ def lbfgs(
         curvature = float(moved @ turned)
         if curvature > 1e-16 * float(turned @ turned):
             pairs.append((moved, turned, 1 / curvature))
+            shrinkage = _shrinkage(pairs, inverse)
         point = following
     return point, max_iter, "stopped" if stop(point) else "max_iter"
 
 
+def _shrinkage(pairs: Pairs, inverse: Callable[[Vector], Vector] | None) -> float:
+    """The factor, at most 1, by which the metric agrees with the last step.
+
+    A Hessian from few rows has next to no curvature in directions in which all rows do, and its steps are too long: on
+    60,000 images of 784 pixels, a sample of 8,000, steps of 0.2 to 0.5 took two evaluations an iteration, 110 passes in
+    all, and 67 with the factor. Above 1 it would undo what the metric knows of directions other than the last.
+    """
+    if inverse is None or not pairs:
+        return 1.0
+    _, turned, rho = pairs[-1]
+    return 1 / max(1.0, rho * float(turned @ inverse(turned)))
+
+
 def _inverse_hessian_product(
-    pairs: deque[tuple[Vector, Vector, float]], inverse: Callable[[Vector], Vector] | None, gradient: Vector
+    pairs: Pairs, inverse: Callable[[Vector], Vector] | None, shrinkage: float, gradient: Vector
 ) -> Vector:
     """The two-loop recursion: the inverse Hessian that the metric and the pairs stand for, times the gradient."""
     product, term = gradient.copy(), np.empty_like(gradient)
@@ -75,6 +92,7 @@ def _inverse_hessian_product(
         product -= np.multiply(turned, factor, out=term)
     if inverse is not None:
         product = inverse(product)
+        product *= shrinkage
     elif pairs:
         _, turned, rho = pairs[-1]
         product /= rho * float(turned @ turned)
