@@ -6,13 +6,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, eigh
 
 from softfast import _core
 from softfast.sources import Matrix, Vector
 from softfast.threads import resolve_threads
 
 Form = Literal["whole", "blocks", "diagonal"]
+Approximation = Literal["whole", "blocks", "shared"]
 # Rows whose products with all classes, (rows, M p), are held at once.
 _CHUNK = 1024
 
@@ -24,17 +25,18 @@ def sampled_inverse(
     scale: Matrix,
     ridge: Matrix,
     *,
-    whole: bool,
+    form: Approximation,
     n_threads: int | None = None,
 ) -> Callable[[Matrix], Matrix] | None:
     """Multiplication by H^-1, H = sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T in scaled coordinates, plus a ridge.
 
     features (m, p), proba (m, M), weight (m,), scale and ridge (M, p): H's element (kj, lj') is divided by
-    scale_kj scale_lj'. The function takes and returns (M, p). Not `whole`: only the blocks k = l. None where rounding
-    leaves no positive definite matrix.
+    scale_kj scale_lj'. The function takes and returns (M, p). "blocks": only the blocks k = l; "shared": one matrix
+    stands for them, times the mean curvature of each class. None where rounding leaves no positive definite matrix.
     """
-    invert = _whole_inverse if whole else _block_inverse
-    work = float(len(features)) * scale.size * (scale.size if whole else scale.shape[1])
+    invert = {"whole": _whole_inverse, "blocks": _block_inverse, "shared": _shared_inverse}[form]
+    width = {"whole": scale.size, "blocks": scale.shape[1], "shared": scale.shape[1] / len(scale)}[form]
+    work = float(len(features)) * scale.size * width
     try:
         return invert(
             _core.Rows(features), np.ascontiguousarray(proba.T), weight, scale, ridge, resolve_threads(n_threads, work)
@@ -76,6 +78,23 @@ def _whole_inverse(
     matrix[np.diag_indices(scale.size)] += ridge.ravel()
     factor = cho_factor(matrix, overwrite_a=True)
     return lambda v: np.asarray(cho_solve(factor, v.ravel())).reshape(v.shape)
+
+
+def _shared_inverse(
+    rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
+) -> Callable[[Matrix], Matrix]:
+    """The block of class k is f_k B, with B the mean of the blocks and f_k the mean curvature; proba (M, m)."""
+    curvature = weight * proba * (1 - proba)
+    of_class = curvature.sum(axis=1)
+    gram = _core.default.gram(rows, curvature.sum(axis=0)[None], n_threads=n_threads)[0] / of_class.sum()
+    # The ridge in the units of the features, least squares of its logarithm over the classes; then, in coordinates in
+    # which it is 1, one orthogonal basis serves all classes.
+    unit = np.exp(-np.log(ridge * scale**2).mean(axis=0) / 2)
+    gram *= np.outer(unit, unit)
+    eigenvalues, basis = eigh(gram, overwrite_a=True, driver="evd")
+    denominator = np.outer(of_class, np.maximum(eigenvalues, 0)) + 1
+    factor = scale * unit
+    return lambda v: factor * (((factor * v) @ basis / denominator) @ basis.T)
 
 
 @dataclass(frozen=True)

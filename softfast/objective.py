@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 
 from softfast import _core
 from softfast.certificate import Certificate
-from softfast.metric import Curvature, Form, active_hessian, sampled_inverse
+from softfast.metric import Approximation, Curvature, Form, active_hessian, sampled_inverse
 from softfast.penalty import GREATEST, LEAST, Groups, Penalty
 from softfast.sources import Matrix, Moments, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
 
 _EPS = float(np.finfo(np.float64).eps)
-# Floating-point operations that a whole metric may always cost, and its blocks or `curvature`; its largest size (d x d
-# floats), and sample.
+# Floating-point operations that a whole metric may always cost, and its blocks or `curvature`; passes over all rows
+# that it may cost; its largest size (d x d floats), and sample.
 _METRIC_WORK, _CURVATURE_WORK = 1e9, 3e9
+_METRIC_PASSES = 20
 _LARGEST_METRIC = 4000
+# Elements of all its blocks, 256 MiB, and of the probabilities of its sample, 64 MiB.
+_LARGEST_BLOCKS, _LARGEST_PROBA = 2**25, 2**23
 # What a product with the Hessian counts as in `n_passes`: over shapes from (400,000, 10), K = 3 to (5,000, 512),
 # K = 100, float32 and float64, it took 1.07 to 1.48 times as long as an evaluation.
 _PASSES_A_PRODUCT = 1.5
@@ -135,7 +138,8 @@ class SoftmaxObjective:
         self._uniform_product: Matrix | None = None
         # `metric` and `curvature` each prepare it in their own way: a solver may ask an objective for one of them only.
         self._sample: RowSample | None = None
-        self._whole = False
+        self._metric_form: Approximation | None = None
+        self._metric_rows = 0
         self.even_share = _EVEN_SHARE
 
     def on_sample(self) -> "tuple[SoftmaxObjective, float] | None":
@@ -236,23 +240,17 @@ class SoftmaxObjective:
         """Multiplication by the inverse of an approximate Hessian at a point, from a sample of the rows.
 
         The whole Hessian, (1/S) sum_i s_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T + penalty, where it is affordable;
-        else its blocks on the diagonal, one a class; None where these are too large as well. (Byrd, Chin, Neveitt and
-        Nocedal 2011 sample the Hessian so.)
+        else its blocks on the diagonal, one a class; else one block for all classes; None where that is too large as
+        well. (Byrd, Chin, Neveitt and Nocedal 2011 sample the Hessian so.)
         """
         n_outputs, p = self._shape
         width = p + self._fit_intercept
-        if self._sample is None:
-            # As much work as twenty passes over the rows, or some hundredths of a second: 3e9 took twice as long as 1e9
-            # on 20,000 rows, 26 classes, and 1e9 half as long as 2e8 on 1,797 rows of 64 features, 10 classes.
-            work = 80.0 * self._source.n_rows * n_outputs * width
-            enough = min(self._source.n_rows, 5 * width)
-            whole = max(_METRIC_WORK, work) / (n_outputs * width) ** 2
-            blocks = max(_CURVATURE_WORK, work) / (n_outputs * width**2)
-            self._whole = whole >= enough and n_outputs * width <= _LARGEST_METRIC
-            n_rows = whole if self._whole else blocks
-            if n_rows < enough or width > _LARGEST_METRIC:
-                return None
-            self._sample = self._source.sample(int(min(n_rows, _LARGEST_SAMPLE)), self.moments)
+        form, n_rows = self._affordable_metric(width)
+        if form is None:
+            return None
+        if self._sample is None or form != self._metric_form or n_rows >= 2 * self._metric_rows:
+            self._sample = self._source.sample(n_rows, self.moments)
+            self._metric_form, self._metric_rows = form, n_rows
         sample = self._sample
         coef, intercept = self.unpack(point.x)
         proba, _ = _core.default.predict(
@@ -267,7 +265,13 @@ class SoftmaxObjective:
         ridge = np.full((n_outputs, width), _RIDGE)
         ridge[:, :p] += self._penalty.ridge / self._scale**2
         solve = sampled_inverse(
-            features, proba[:, self._first :], sample.weight, scale, ridge, whole=self._whole, n_threads=self._n_threads
+            features,
+            proba[:, self._first :],
+            sample.weight,
+            scale,
+            ridge,
+            form=self._metric_form,
+            n_threads=self._n_threads,
         )
         if solve is None:
             return None
@@ -281,6 +285,31 @@ class SoftmaxObjective:
             return np.concatenate([rows[:, :p].ravel(), rows[:, p:].ravel()])
 
         return product
+
+    def _affordable_metric(self, width: int) -> tuple[Approximation | None, int]:
+        """The form of the metric, for features and intercept of a width, and the rows of its sample."""
+        n_outputs, n_rows = self._shape[0], self._source.n_rows
+        size = n_outputs * width
+        # As much work as all passes over the rows so far, at least twenty, or some hundredths of a second: 3e9 took
+        # twice as long as 1e9 on 20,000 rows, 26 classes, and 1e9 half as long as 2e8 on 1,797 rows of 64 features, 10
+        # classes. 10,000 images of 784 pixels, 10 classes, have their blocks after 92 passes, and are done with 210
+        # where 600 with the shared block alone, or 640 without a metric, were not enough.
+        passes = 4.0 * n_rows * size * max(_METRIC_PASSES, self.n_passes)
+        enough = min(n_rows, 5 * width)
+        affordable: tuple[tuple[Approximation, bool, float], ...] = (
+            ("whole", size <= _LARGEST_METRIC, max(_METRIC_WORK, passes) / size**2),
+            (
+                "blocks",
+                width <= _LARGEST_METRIC and size * width <= _LARGEST_BLOCKS,
+                max(_CURVATURE_WORK, passes) / (size * width),
+            ),
+            # Ten times the cube of the width is about what the eigenvectors cost.
+            ("shared", 10.0 * width**3 <= max(_CURVATURE_WORK, passes), _LARGEST_PROBA / n_outputs),
+        )
+        for form, fits, most in affordable:
+            if fits and most >= enough:
+                return form, int(min(most, _LARGEST_SAMPLE))
+        return None, 0
 
     def groups(self) -> Groups:
         """N times its factor, of the solver's vector; what is not penalised makes groups of weight 0."""
