@@ -55,7 +55,7 @@ import numpy as np
 from softfast.penalty import Penalty
 from softfast.sources import Matrix, Moments, Vector
 
-_EPS = float(np.finfo(np.float64).eps)
+EPS = float(np.finfo(np.float64).eps)
 
 
 class Certificate:
@@ -77,11 +77,20 @@ class Certificate:
         return self._target_means() - np.outer(self._moments.class_mean[self._first :], self._moments.feature_mean)
 
     def gap(
-        self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector, gradient: Matrix
+        self,
+        loss: float,
+        coef: Matrix,
+        intercept: Vector,
+        product: Matrix,
+        residual: Vector,
+        gradient: Matrix,
+        *,
+        eps: float = EPS,
     ) -> float:
         """Upper bound of F - min F; `loss` is L, `product` is G, `residual` is g (zero without an intercept).
 
-        `gradient` is G + ridge W.
+        `gradient` is G + ridge W, `eps` the precision of the arithmetic that they come from; a threshold above 0
+        supposes float64.
 
         NaN without penalty, where there is no bound.
         """
@@ -89,19 +98,26 @@ class Certificate:
             return float("nan")
         if self._penalty.threshold > 0:
             return self._sparse_gap(loss, coef, intercept, product, residual)
-        return self._smooth_gap(loss, coef, intercept, product, residual, gradient)
+        return self._smooth_gap(loss, coef, intercept, product, residual, gradient, eps)
 
     def _smooth_gap(
-        self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector, gradient: Matrix
+        self,
+        loss: float,
+        coef: Matrix,
+        intercept: Vector,
+        product: Matrix,
+        residual: Vector,
+        gradient: Matrix,
+        eps: float,
     ) -> float:
         ridge = self._penalty.ridge
         linear = float(np.vdot(product, coef)) + float(residual @ intercept)
         # Rounding: of the scalar terms, and of the sums that make the gradient (abs(residual) <= 1 row by row). An
         # error of g counts by the intercept of centred features: what it moves there by the mean, G's moves back.
-        noise = 8 * _EPS * float(np.sqrt(coef.shape[0])) * float(np.linalg.norm(self._moments.feature_size))
+        noise = 8 * eps * float(np.sqrt(coef.shape[0])) * float(np.linalg.norm(self._moments.feature_size))
         centred = float(np.abs(intercept + coef @ self._moments.feature_mean).max())
         scalar = loss + abs(linear) + centred + 0.5 * ridge * float(np.vdot(coef, coef)) + self._moments.offset_size
-        scalar *= 8 * _EPS
+        scalar *= 8 * eps
         gap = (float(np.linalg.norm(gradient)) + noise) ** 2 / (2 * ridge) + scalar
 
         mix, u = self._mixture(residual)
@@ -127,11 +143,11 @@ class Certificate:
             constant = self._mixture_value(u) + float(np.vdot(target, coef))
         linear = float(residual @ intercept)
         # Rounding of the sums that make G and g: abs(residual) <= 1 row by row.
-        noise = 8 * _EPS * np.broadcast_to(self._moments.feature_size, coef.shape)
+        noise = 8 * EPS * np.broadcast_to(self._moments.feature_size, coef.shape)
         scalar = loss + abs(linear) + float(np.abs(intercept).sum()) + mix * abs(constant) + self._moments.offset_size
-        scalar *= 8 * _EPS
+        scalar *= 8 * EPS
         largest = float((penalty.norms(moved) + penalty.norms(noise)).max(initial=0.0))
-        feasible = min(1.0, penalty.threshold / largest * (1 - 4 * _EPS)) if largest > 0 else 1.0
+        feasible = min(1.0, penalty.threshold / largest * (1 - 4 * EPS)) if largest > 0 else 1.0
         gaps = []
         for factor in {1.0, feasible} if penalty.ridge > 0 else {feasible}:
             share = factor * (1 - mix)
@@ -150,9 +166,9 @@ class Certificate:
             clipped = v - kept
         size = threshold * float(self._penalty.norms(coef).sum())
         slack = size + float(np.vdot(clipped, coef))
-        result = max(slack, 0.0) + 8 * _EPS * size + float(np.vdot(noise, np.abs(coef)))
+        result = max(slack, 0.0) + 8 * EPS * size + float(np.vdot(noise, np.abs(coef)))
         if ridge > 0:
-            result += (1 + 8 * _EPS) * float(np.square(np.abs(ridge * coef + kept) + noise).sum()) / (2 * ridge)
+            result += (1 + 8 * EPS) * float(np.square(np.abs(ridge * coef + kept) + noise).sum()) / (2 * ridge)
         return result
 
     def _mixture(self, residual: Vector) -> tuple[float, Vector]:

@@ -189,6 +189,7 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
             client,
             [delayed(task, pure=False)(number, *block) for number, block in enumerate(blocks)],
             n_features,
+            dtype,
             partial(factors_of_classes, self.class_weight),
             self.n_threads or 1,
         )

@@ -309,7 +309,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
                 stop=monitor.stop,
                 metric=objective.metric,
             )
-        return lbfgs(objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric)
+        if self.solver == "lbfgs":
+            return lbfgs(objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric)
+        point, n_iter, status = lbfgs(
+            objective,
+            start,
+            max_iter=self.max_iter,
+            stop=monitor.stop,
+            metric=objective.metric,
+            refine=objective.refine,
+        )
+        return objective.precise(point), n_iter, status
 
     def _shortfall(self, status: str, monitor: Monitor, separation: Separation | None) -> str:
         """Why the fit has not converged, and what it reached."""

@@ -83,16 +83,17 @@ def _whole_inverse(
 def _shared_inverse(
     rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
-    """The block of class k is f_k B, with B the mean of the blocks and f_k the mean curvature; proba (M, m)."""
+    """The block of class k is f_k B, B the sum of the blocks and f_k the share of class k in all curvature."""
     curvature = weight * proba * (1 - proba)
-    of_class = curvature.sum(axis=1)
-    gram = _core.default.gram(rows, curvature.sum(axis=0)[None], n_threads=n_threads)[0] / of_class.sum()
+    total = curvature.sum(axis=0)
+    share = curvature.sum(axis=1) / max(total.sum(), float(np.finfo(np.float64).tiny))
+    gram = _core.default.gram(rows, total[None], n_threads=n_threads)[0]
     # The ridge in the units of the features, least squares of its logarithm over the classes; then, in coordinates in
     # which it is 1, one orthogonal basis serves all classes.
     unit = np.exp(-np.log(ridge * scale**2).mean(axis=0) / 2)
     gram *= np.outer(unit, unit)
     eigenvalues, basis = eigh(gram, overwrite_a=True, driver="evd")
-    denominator = np.outer(of_class, np.maximum(eigenvalues, 0)) + 1
+    denominator = np.outer(share, np.maximum(eigenvalues, 0)) + 1
     factor = scale * unit
     return lambda v: factor * (((factor * v) @ basis / denominator) @ basis.T)
 

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softfast import _core
-from softfast.certificate import Certificate
+from softfast.certificate import EPS, Certificate
 from softfast.metric import Approximation, Curvature, Form, active_hessian, sampled_inverse
 from softfast.penalty import GREATEST, LEAST, Groups, Penalty
 from softfast.sources import Matrix, Moments, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
 
-_EPS = float(np.finfo(np.float64).eps)
+_EPS_SINGLE = float(np.finfo(np.float32).eps)
 # Floating-point operations that a whole metric may always cost, and its blocks or `curvature`; passes over all rows
 # that it may cost; its largest size (d x d floats), and sample.
 _METRIC_WORK, _CURVATURE_WORK = 1e9, 3e9
@@ -52,6 +52,9 @@ _EVEN_SHARE = 0.1
 # A sample to begin with has one row in so many, no fewer rows than these, nor than this many a coefficient; and no more
 # elements than 64 MiB of them: rows that don't fit into memory leave little for it.
 _START_FRACTION, _START_ROWS, _START_ROWS_A_COEFFICIENT, _START_SIZE = 10, 5000, 3, 2**23
+# Where rounding is that of float32: the fall of F, over the allowance for its worst case, that is still worth an
+# iteration; the allowance, relative, up to which a fit begins with it.
+_SINGLE_FALL, _SINGLE_ROUNDING = 0.05, 1e-3
 # In units of the diagonal, which is near 1: keeps the factorisation possible where features are collinear.
 _RIDGE = 1e-8
 # The same in `curvature`, where a Newton step on collinear features must not be damped by more than a weak penalty is.
@@ -141,6 +144,7 @@ class SoftmaxObjective:
         self._metric_form: Approximation | None = None
         self._metric_rows = 0
         self.even_share = _EVEN_SHARE
+        self._single, self._last_value = False, np.inf
 
     def on_sample(self) -> "tuple[SoftmaxObjective, float] | None":
         """F estimated from some of the rows, and their share; None where a tenth of them is too few to be worth it."""
@@ -195,7 +199,8 @@ class SoftmaxObjective:
     def __call__(self, x: Vector) -> Point:
         """F, gradient and gap at x: one pass over the rows."""
         coef, intercept = self.unpack(x)
-        loss, product, residual = self._source.loss_gradient(coef, intercept)
+        loss, product, residual = self._source.loss_gradient(coef, intercept, single=self._single)
+        eps = _EPS_SINGLE if self._single else EPS
         self.n_passes += 1
         total = self._source.total_weight
         loss, residual = loss / total, residual / total
@@ -208,11 +213,31 @@ class SoftmaxObjective:
         if self._penalty.threshold > 0:
             value += self._penalty.threshold * float(self._penalty.norms(coef).sum())
         of_intercept = residual if self._fit_intercept else np.zeros_like(residual)
-        gap = self._certificate.gap(loss, coef, intercept, product, of_intercept, gradient)
+        gap = self._certificate.gap(loss, coef, intercept, product, of_intercept, gradient, eps=eps)
         # Large terms of a logit that cancel leave their error in the loss: at most twice that of the worst class.
         logit_size = float((np.abs(coef) @ self.moments.feature_size + np.abs(intercept)).max())
-        rounding = 4 * _EPS * (2 * value + logit_size + self.moments.offset_size)
+        rounding = 4 * eps * (2 * value + logit_size + self.moments.offset_size)
         return Point(x, value, self._flat(gradient, residual), gap, loss, rounding)
+
+    def precise(self, point: Point) -> Point:
+        """The point, evaluated anew in float64 if it was in float32; float64 from now on."""
+        if not self._single:
+            return point
+        self._single = False
+        return self(point.x)
+
+    def refine(self, point: Point) -> Point:
+        """The next iterate: the point, evaluated anew in float64 where float32 has become too coarse.
+
+        Rows of float32 are computed in float32 until an iteration lowers F by little more than rounding does. Of 60,000
+        images of 784 pixels, 10 classes, these are 50 of 69 evaluations; each takes 0.55 of the time, on one thread.
+        """
+        fall, self._last_value = self._last_value - point.value, point.value
+        if self._single:
+            return point if fall > _SINGLE_FALL * point.rounding else self.precise(point)
+        if fall == np.inf and self._source.dtype == np.float32:
+            self._single = point.rounding * (_EPS_SINGLE / EPS) < _SINGLE_ROUNDING * point.value
+        return point
 
     def _flat(self, by_coef: Matrix, by_intercept: Vector) -> Vector:
         """Derivatives by coef and intercept as derivatives by the solver's vector."""

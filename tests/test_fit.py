@@ -5,13 +5,14 @@ import warnings
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from tolerance import tolerance
 
 from softfast import SoftmaxRegression
+from softfast.sources.dense import DenseSource
 
 SOLVERS = {
     "lbfgs": {"solver": "lbfgs"},
@@ -65,6 +66,37 @@ def test_fit_is_as_near_the_optimum_as_it_certifies(problem, solver, tol):
     assert abs(value - model.objective_) <= tolerance(np.float64, 40) * size
     # F is strongly convex in W: penalty/2 ||W - W*||^2 <= F - min F.
     assert penalty / 2 * np.sum((model.coef_ - coef) ** 2) <= model.duality_gap_
+
+
+@settings(max_examples=100)
+@given(problems())
+def test_iterates_in_float32_are_as_near_the_optimum_as_certified(problem):
+    X, y, weight, offset, n_classes, penalty, fit_intercept = problem
+    X, y = X.astype(np.float32), y if y.ndim == 1 else y.argmax(axis=1)
+    assume(len(np.unique(y)) == n_classes)
+    total = len(X) if weight is None else weight.sum()
+    best = reference.newton(X, y, n_classes, penalty, weight, fit_intercept, offset)[2]
+    iterates, singles = [], []
+
+    class Recording(DenseSource):
+        def loss_gradient(self, *arguments, single=False, **options):
+            singles.append(single)
+            return super().loss_gradient(*arguments, single=single, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("softfast.training.DenseSource", Recording)
+        model = SoftmaxRegression(C=1 / (penalty * total), fit_intercept=fit_intercept, callback=iterates.append)
+        model.fit(X, y, sample_weight=weight, offset=offset)
+    for iterate in iterates:
+        value = reference.objective(X, y, iterate.coef, iterate.intercept, penalty, weight, n_classes, offset)[0]
+        assert value - best <= iterate.gap
+    assert model.converged_
+    # In float32 from the second evaluation on, at last in float64.
+    switches = np.flatnonzero(np.diff(singles))
+    assert len(switches) in (0, 2)
+    assert not singles[0]
+    assert not singles[-1]
+    event("float32" if any(singles) else "float64 alone")
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

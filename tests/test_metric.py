@@ -26,13 +26,13 @@ def parts(rng):
 
 
 def test_whole_inverse_is_the_inverse(parts, rng):
-    solve = sampled_inverse(*parts, whole=True)
+    solve = sampled_inverse(*parts, form="whole")
     v = rng.normal(size=(3, 4))
     np.testing.assert_allclose(written_out(*parts) @ solve(v).ravel(), v.ravel(), rtol=1e-10, atol=1e-12)
 
 
 def test_blocks_are_those_on_the_diagonal(parts, rng):
-    solve = sampled_inverse(*parts, whole=False)
+    solve = sampled_inverse(*parts, form="blocks")
     v = rng.normal(size=(3, 4))
     hessian = written_out(*parts)
     result = solve(v)
@@ -41,10 +41,37 @@ def test_blocks_are_those_on_the_diagonal(parts, rng):
         np.testing.assert_allclose(hessian[own, own] @ result[k], v[k], rtol=1e-10, atol=1e-12)
 
 
+def test_one_block_is_their_mean_where_all_rows_are_alike(parts, rng):
+    # With the same probabilities in every row the blocks are multiples of one matrix, here with one ridge for them.
+    features, proba, weight, scale, ridge = parts
+    alike = np.broadcast_to(proba[0], proba.shape)
+    scale, ridge = np.broadcast_to(scale[0], scale.shape), np.broadcast_to(ridge[0], ridge.shape)
+    v = rng.normal(size=(3, 4))
+    expected = sampled_inverse(features, alike, weight, scale, ridge, form="blocks")(v)
+    result = sampled_inverse(features, alike, weight, scale, ridge, form="shared")(v)
+    np.testing.assert_allclose(result, expected, rtol=1e-10)
+
+
+def test_one_block_in_any_units(parts, rng):
+    features, proba, weight, scale, ridge = parts
+    units, v = np.geomspace(1e-4, 1e4, 4), rng.normal(size=(3, 4))
+    result = sampled_inverse(features, proba, weight, scale, ridge, form="shared")(v)
+    other = sampled_inverse(features * units, proba, weight, scale * units, ridge, form="shared")(v)
+    np.testing.assert_allclose(other, result, rtol=1e-9)
+
+
 def test_no_inverse_of_a_matrix_that_has_none(parts):
     features, proba, weight, scale, _ = parts
-    assert sampled_inverse(np.zeros_like(features), proba, weight, scale, np.zeros((3, 4)), whole=True) is None
-    assert sampled_inverse(np.zeros_like(features), proba, weight, scale, np.zeros((3, 4)), whole=False) is None
+    assert sampled_inverse(np.zeros_like(features), proba, weight, scale, np.zeros((3, 4)), form="whole") is None
+    assert sampled_inverse(np.zeros_like(features), proba, weight, scale, np.zeros((3, 4)), form="blocks") is None
+
+
+def test_ridge_alone_where_no_row_has_curvature(parts, rng):
+    features, proba, weight, *_ = parts
+    v, ridge = rng.normal(size=(3, 4)), np.full((3, 4), 0.25)
+    for form in ("whole", "blocks", "shared"):
+        solve = sampled_inverse(features, (proba > 2).astype(float), weight, np.ones((3, 4)), ridge, form=form)
+        np.testing.assert_allclose(solve(v), 4 * v, rtol=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -106,3 +133,26 @@ def test_many_coefficients_fall_back_to_blocks(rng):
     only_first[:300] = 1.0
     assert not multiply(only_first)[300:6000].any()
     assert SoftmaxRegression().fit(X, y).n_passes_ < 100
+
+
+def test_metric_costs_no_more_than_the_passes_so_far(rng, monkeypatch):
+    forms = []
+
+    def recording(*arguments, form, **options):
+        forms.append((form, len(arguments[0])))
+        return sampled_inverse(*arguments, form=form, **options)
+
+    monkeypatch.setattr("softfast.objective.sampled_inverse", recording)
+    objective = SoftmaxObjective(
+        DenseSource(rng.normal(size=(3000, 400)), rng.integers(0, 20, 3000), 20),
+        strength=1e-3,
+        fit_intercept=True,
+        n_outputs=20,
+    )
+    start = objective(objective.pack(np.zeros((20, 400)), np.zeros(20)))
+    for objective.n_passes in (1, 100, 110, 300, 1000):
+        objective.metric(start)
+    assert [form for form, _ in forms] == ["shared", "blocks", "blocks", "blocks", "blocks"]
+    _, few, same, more, all_rows = (n_rows for _, n_rows in forms)
+    assert 5 * 401 <= few == same < 3000
+    assert few < more <= all_rows == 3000

@@ -29,7 +29,7 @@ class Pieces:
 
     def __init__(self, X, y, n_classes, weight, offset, cuts):
         self.n_rows, self.n_features = X.shape
-        self.n_classes, self.has_offset = n_classes, offset is not None
+        self.n_classes, self.has_offset, self.dtype = n_classes, offset is not None, X.dtype
         self._parts = []
         for begin, end in zip([0, *cuts], [*cuts, len(X)], strict=True):
             piece = [None if a is None else a[begin:end] for a in (X, y, weight, offset)]

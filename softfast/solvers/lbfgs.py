@@ -24,11 +24,13 @@ def lbfgs(
     max_iter: int,
     stop: Callable[[E], bool],
     metric: Callable[[E], Callable[[Vector], Vector] | None] = lambda point: None,
+    refine: Callable[[E], E] = lambda point: point,
 ) -> tuple[E, int, Status]:
     """Minimise from `start` until `stop(point)` is true, asked once an iteration and at the start.
 
     `metric(point)` may give multiplication by an approximate inverse Hessian at the point: what the updates begin
-    from, in place of a multiple of the identity. It is asked for anew at growing intervals.
+    from, in place of a multiple of the identity. It is asked for anew at growing intervals. `refine(point)` is asked in
+    each iteration for the point itself, evaluated anew where `objective` has become more precise.
 
     Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled" where
     rounding ends all progress: no step along the gradient itself improves on the point, or neither the value nor the
@@ -40,6 +42,7 @@ def lbfgs(
     shrinkage = 1.0
     patience = Patience()
     for iteration in range(max_iter):
+        point = refine(point)
         if stop(point):
             return point, iteration, "stopped"
         if patience.ends(point.value, float(np.abs(point.gradient).max(initial=0.0))):

@@ -83,6 +83,8 @@ class Source(Protocol):
     n_classes: int
     total_weight: float
     has_offset: bool
+    dtype: np.dtype[Any]
+    """Of the rows: float32 or float64."""
 
     def moments(self) -> Moments:
         """Weighted means over the rows."""
@@ -98,9 +100,11 @@ class Source(Protocol):
         ...
 
     def loss_gradient(
-        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True
+        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True, single: bool = False
     ) -> tuple[float, Matrix, Vector]:
-        """Weighted sums over the rows, in float64 arithmetic: loss, residual^T X (M, p), residual^T 1 (M,).
+        """Weighted sums over the rows: loss, residual^T X (M, p), residual^T 1 (M,).
+
+        In float64 arithmetic; `single`, for rows of float32: each block of rows in float32.
 
         coef (M, p) with M = K, or M = K - 1 where class 0 is the reference class, whose logits are 0
         but for the offsets.

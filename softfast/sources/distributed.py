@@ -140,6 +140,7 @@ class DistributedParts:
         client: Client,
         loading: Sequence[Any],
         n_features: int,
+        dtype: np.dtype[Any],
         find_factors: Callable[[NDArray[Any], Vector], Vector | None],
         n_threads: int,
     ) -> None:
@@ -160,6 +161,7 @@ class DistributedParts:
             raise RowsError("sample_weight must not be all zero: no row would count")
         by_class = find_factors(self.classes, mass)
         self.n_rows, self.n_features, self.n_classes = sum(s.n_rows for _, s in kept), n_features, len(self.classes)
+        self.dtype = dtype
         self.total_weight = float(mass.sum() if by_class is None else mass @ by_class)
         self._partitions: list[Future] = client.map(
             Partition.among,

@@ -41,7 +41,7 @@ class InMemorySource(ABC):
         self._offset = offset
         self.has_offset = offset is not None
         self.n_rows, self.n_features = self._rows.n_rows, self._rows.n_features
-        self.n_classes = n_classes
+        self.n_classes, self.dtype = n_classes, self._rows.dtype
         if targets.ndim == 2:
             sums = targets.sum(axis=1, dtype=np.float64)
             weight = sums if weight is None else weight * sums
@@ -70,12 +70,17 @@ class InMemorySource(ABC):
         """Products coef (x - center) of some rows, and abs(coef) abs(x - center)."""
 
     def loss_gradient(
-        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True
+        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True, single: bool = False
     ) -> tuple[float, Matrix, Vector]:
-        """Weighted sums of loss, residual^T X and residual^T 1; float32 rows too are computed in float64."""
-        rows = self._rows if with_offset else self._plain_rows
+        """Weighted sums of loss, residual^T X and residual^T 1; float32 rows too are computed in float64 by default."""
         return _core.default.loss_gradient(
-            rows, self._targets, coef, intercept, self.n_classes, n_threads=self._n_threads
+            self._rows if with_offset else self._plain_rows,
+            self._targets,
+            coef,
+            intercept,
+            self.n_classes,
+            arithmetic=np.float32 if single else np.float64,
+            n_threads=self._n_threads,
         )
 
     def hessian_vector(

@@ -32,6 +32,7 @@ class Parts(Protocol):
     n_classes: int
     total_weight: float
     has_offset: bool
+    dtype: np.dtype[Any]
 
     def reduce(self, operation: Callable[[Part, int], T], combine: Callable[[T, T], T]) -> T:
         """The results operation(part, number), numbered from 0, of one pass, combined in the order of the parts.
@@ -48,7 +49,7 @@ class PartedSource:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.n_rows, self.n_features, self.n_classes = parts.n_rows, parts.n_features, parts.n_classes
-        self.total_weight, self.has_offset = parts.total_weight, parts.has_offset
+        self.total_weight, self.has_offset, self.dtype = parts.total_weight, parts.has_offset, parts.dtype
 
     def moments(self) -> Moments:
         """Weighted means over the rows."""
@@ -68,10 +69,10 @@ class PartedSource:
         )
 
     def loss_gradient(
-        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True
+        self, coef: Matrix, intercept: Vector, *, with_offset: bool = True, single: bool = False
     ) -> tuple[float, Matrix, Vector]:
         """Weighted sums of loss, residual^T X and residual^T 1."""
-        operation = partial(_loss_gradient, coef, intercept, with_offset)
+        operation = partial(_loss_gradient, coef, intercept, with_offset, single)
         losses, product, residual = self._parts.reduce(operation, _add_losses)
         return math.fsum(losses), product, residual
 
@@ -101,9 +102,9 @@ def _sample(n_rows: int, moments: Moments, part: Part, number: int) -> list[RowS
 
 
 def _loss_gradient(
-    coef: Matrix, intercept: Vector, with_offset: bool, part: Part, number: int
+    coef: Matrix, intercept: Vector, with_offset: bool, single: bool, part: Part, number: int
 ) -> tuple[list[float], Matrix, Vector]:
-    loss, product, residual = part.loss_gradient(coef, intercept, with_offset=with_offset)
+    loss, product, residual = part.loss_gradient(coef, intercept, with_offset=with_offset, single=single)
     return [loss], product, residual
 
 

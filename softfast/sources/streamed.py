@@ -151,6 +151,7 @@ class StreamedParts:
         survey = rows.survey()
         self._rows, self._survey, self._by_class = rows, survey, by_class
         self.n_rows, self.n_features, self.n_classes = survey.n_rows, survey.n_features, len(survey.classes)
+        self.dtype = survey.dtype
         self.total_weight = float(survey.mass.sum() if by_class is None else survey.mass @ by_class)
         self._n_threads = resolve_threads(n_threads, 4.0 * self.n_rows * (self.n_features + 8) * self.n_classes)
 
