@@ -16,6 +16,60 @@ Form = Literal["whole", "blocks", "diagonal"]
 Approximation = Literal["whole", "blocks", "shared"]
 # Rows whose products with all classes, (rows, M p), are held at once.
 _CHUNK = 1024
+# The work that a metric may always cost, in floating-point operations: some hundredths of a second. 3e9 for the whole
+# took twice as long as 1e9 on 20,000 rows, 26 classes, and 1e9 half as long as 2e8 on 1,797 rows of 64 features, 10
+# classes.
+_WHOLE_WORK, _BLOCK_WORK = 1e9, 3e9
+# Passes over the rows that metrics may cost beyond those made so far.
+_PASSES = 8
+# Rows of a sample at most; and at least so many a feature, if there are.
+_LARGEST_SAMPLE, _ROWS_A_FEATURE = 20_000, 5
+# The size (d x d) of a matrix at most, the elements of all blocks, 256 MiB, and of a sample's probabilities, 64 MiB.
+_LARGEST_MATRIX, _LARGEST_BLOCKS, _LARGEST_PROBA = 4000, 2**25, 2**23
+
+
+class MetricBudget:
+    """Which metric to make next, and of how many rows, so that all of them cost no more than the passes over all rows.
+
+    n_rows in all; coefficients and intercepts of n_outputs classes, each of a width. 10,000 images of 784 pixels, 10
+    classes, where 640 passes without a metric were not enough, take 265: one block for all classes is affordable early,
+    their own from the hundredth pass on.
+    """
+
+    def __init__(self, n_rows: int, n_outputs: int, width: int) -> None:
+        self._pass = 4.0 * n_rows * n_outputs * width
+        self._enough = min(n_rows, _ROWS_A_FEATURE * width)
+        size = n_outputs * width
+        # The work that is always allowed, of a metric, and of each row of its sample. The eigenvectors of the shared
+        # block take about ten times the cube of its width.
+        self._forms: list[tuple[Approximation, float, float, float]] = []
+        if size <= _LARGEST_MATRIX:
+            self._forms.append(("whole", _WHOLE_WORK, 0.0, float(size) ** 2))
+        if width <= _LARGEST_MATRIX and size * width <= _LARGEST_BLOCKS:
+            self._forms.append(("blocks", _BLOCK_WORK, 0.0, float(size) * width))
+        if width <= _LARGEST_MATRIX and n_outputs * self._enough <= _LARGEST_PROBA:
+            self._forms.append(("shared", _BLOCK_WORK, 10.0 * width**3, float(n_outputs + width) * width))
+        self._most_rows = min(_LARGEST_SAMPLE, max(self._enough, _LARGEST_PROBA // n_outputs))
+        self._spent = 0.0
+
+    def take(self, n_passes: float) -> tuple[Approximation, int] | None:
+        """Form and rows of the next metric, whose work counts as done; None: it is not yet, or never, time for one.
+
+        The best form counts that would be affordable if nothing had been spent so far: what is left is saved for it.
+        """
+        total = self._pass * (_PASSES + n_passes)
+        for form, always, fixed, of_row in self._forms:
+            least = fixed + of_row * self._enough
+            if least > max(always, total):
+                continue
+            left = max(always, total - self._spent)
+            if least > left:
+                return None
+            most = self._enough if form == "shared" else self._most_rows
+            n_rows = min(most, int((left - fixed) / of_row))
+            self._spent += fixed + of_row * n_rows
+            return form, n_rows
+        return None
 
 
 def sampled_inverse(

@@ -19,19 +19,14 @@ from numpy.typing import NDArray
 
 from softfast import _core
 from softfast.certificate import EPS, Certificate
-from softfast.metric import Approximation, Curvature, Form, active_hessian, sampled_inverse
+from softfast.metric import Curvature, Form, MetricBudget, active_hessian, sampled_inverse
 from softfast.penalty import GREATEST, LEAST, Groups, Penalty
 from softfast.sources import Matrix, Moments, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
 
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
-# Floating-point operations that a whole metric may always cost, and its blocks or `curvature`; passes over all rows
-# that it may cost; its largest size (d x d floats), and sample.
-_METRIC_WORK, _CURVATURE_WORK = 1e9, 3e9
-_METRIC_PASSES = 20
-_LARGEST_METRIC = 4000
-# Elements of all its blocks, 256 MiB, and of the probabilities of its sample, 64 MiB.
-_LARGEST_BLOCKS, _LARGEST_PROBA = 2**25, 2**23
+# Floating-point operations that `curvature` may always cost, and the largest size of one of its blocks (d x d).
+_CURVATURE_WORK, _LARGEST_BLOCK = 3e9, 4000
 # What a product with the Hessian counts as in `n_passes`: over shapes from (400,000, 10), K = 3 to (5,000, 512),
 # K = 100, float32 and float64, it took 1.07 to 1.48 times as long as an evaluation.
 _PASSES_A_PRODUCT = 1.5
@@ -141,8 +136,9 @@ class SoftmaxObjective:
         self._uniform_product: Matrix | None = None
         # `metric` and `curvature` each prepare it in their own way: a solver may ask an objective for one of them only.
         self._sample: RowSample | None = None
-        self._metric_form: Approximation | None = None
-        self._metric_rows = 0
+        self._sample_rows = 0
+        self._budget = MetricBudget(source.n_rows, n_outputs, source.n_features + fit_intercept)
+        self._metric: Callable[[Vector], Vector] | None = None
         self.even_share = _EVEN_SHARE
         self._single, self._last_value = False, np.inf
 
@@ -265,17 +261,17 @@ class SoftmaxObjective:
         """Multiplication by the inverse of an approximate Hessian at a point, from a sample of the rows.
 
         The whole Hessian, (1/S) sum_i s_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T + penalty, where it is affordable;
-        else its blocks on the diagonal, one a class; else one block for all classes; None where that is too large as
-        well. (Byrd, Chin, Neveitt and Nocedal 2011 sample the Hessian so.)
+        else its blocks on the diagonal, one a class; else one block for all classes; else None. The last one again,
+        until the passes have paid for another. (Byrd, Chin, Neveitt and Nocedal 2011 sample the Hessian so.)
         """
         n_outputs, p = self._shape
         width = p + self._fit_intercept
-        form, n_rows = self._affordable_metric(width)
-        if form is None:
-            return None
-        if self._sample is None or form != self._metric_form or n_rows >= 2 * self._metric_rows:
-            self._sample = self._source.sample(n_rows, self.moments)
-            self._metric_form, self._metric_rows = form, n_rows
+        plan = self._budget.take(self.n_passes)
+        if plan is None:
+            return self._metric
+        form, n_rows = plan
+        if self._sample is None or n_rows != self._sample_rows:
+            self._sample, self._sample_rows = self._source.sample(n_rows, self.moments), n_rows
         sample = self._sample
         coef, intercept = self.unpack(point.x)
         proba, _ = _core.default.predict(
@@ -295,10 +291,11 @@ class SoftmaxObjective:
             sample.weight,
             scale,
             ridge,
-            form=self._metric_form,
+            form=form,
             n_threads=self._n_threads,
         )
         if solve is None:
+            self._metric = None
             return None
 
         def product(vector: Vector) -> Vector:
@@ -309,32 +306,8 @@ class SoftmaxObjective:
             rows = solve(rows)
             return np.concatenate([rows[:, :p].ravel(), rows[:, p:].ravel()])
 
+        self._metric = product
         return product
-
-    def _affordable_metric(self, width: int) -> tuple[Approximation | None, int]:
-        """The form of the metric, for features and intercept of a width, and the rows of its sample."""
-        n_outputs, n_rows = self._shape[0], self._source.n_rows
-        size = n_outputs * width
-        # As much work as all passes over the rows so far, at least twenty, or some hundredths of a second: 3e9 took
-        # twice as long as 1e9 on 20,000 rows, 26 classes, and 1e9 half as long as 2e8 on 1,797 rows of 64 features, 10
-        # classes. 10,000 images of 784 pixels, 10 classes, have their blocks after 92 passes, and are done with 210
-        # where 600 with the shared block alone, or 640 without a metric, were not enough.
-        passes = 4.0 * n_rows * size * max(_METRIC_PASSES, self.n_passes)
-        enough = min(n_rows, 5 * width)
-        affordable: tuple[tuple[Approximation, bool, float], ...] = (
-            ("whole", size <= _LARGEST_METRIC, max(_METRIC_WORK, passes) / size**2),
-            (
-                "blocks",
-                width <= _LARGEST_METRIC and size * width <= _LARGEST_BLOCKS,
-                max(_CURVATURE_WORK, passes) / (size * width),
-            ),
-            # Ten times the cube of the width is about what the eigenvectors cost.
-            ("shared", 10.0 * width**3 <= max(_CURVATURE_WORK, passes), _LARGEST_PROBA / n_outputs),
-        )
-        for form, fits, most in affordable:
-            if fits and most >= enough:
-                return form, int(min(most, _LARGEST_SAMPLE))
-        return None, 0
 
     def groups(self) -> Groups:
         """N times its factor, of the solver's vector; what is not penalised makes groups of weight 0."""
@@ -403,7 +376,7 @@ class SoftmaxObjective:
         # reached a gap of 3e-3 in two steps with all rows, and needed sixty more to 1e-6 with half of them.
         if size <= LARGEST_WHOLE:
             return "whole", max(1, int(n_rows / max(budget / size**2, 8 * size)))
-        if widest <= _LARGEST_METRIC:
+        if widest <= _LARGEST_BLOCK:
             return "blocks", max(1, int(n_rows / max(budget / int(np.square(n_active).sum()), 8 * widest)))
         return "diagonal", 1
 

@@ -5,7 +5,7 @@ import pytest
 import reference
 
 from softfast import SoftmaxRegression
-from softfast.metric import sampled_inverse
+from softfast.metric import MetricBudget, sampled_inverse
 from softfast.objective import SoftmaxObjective
 from softfast.sources.dense import DenseSource
 
@@ -135,24 +135,52 @@ def test_many_coefficients_fall_back_to_blocks(rng):
     assert SoftmaxRegression().fit(X, y).n_passes_ < 100
 
 
-def test_metric_costs_no_more_than_the_passes_so_far(rng, monkeypatch):
-    forms = []
+@pytest.mark.parametrize(
+    "shape", [(600_000, 7, 55), (20_000, 26, 17), (60_000, 10, 785), (10_000, 10, 785), (50_000, 1000, 513), (90, 3, 5)]
+)
+def test_metrics_cost_no_more_than_the_passes(shape):
+    n_rows, n_outputs, width = shape
+    budget, work, forms = MetricBudget(*shape), 0.0, []
+    for n_passes in [0, 4, 12, *range(30, 1000, 30)]:
+        plan = budget.take(n_passes)
+        if plan is None:
+            continue
+        form, n_sampled = plan
+        assert min(n_rows, 5 * width) <= n_sampled <= 20_000
+        cost = {
+            "whole": n_sampled * (n_outputs * width) ** 2,
+            "blocks": n_sampled * n_outputs * width**2,
+            "shared": n_sampled * width**2 + 10 * width**3,
+        }[form]
+        work += cost
+        assert work <= 4.0 * n_rows * n_outputs * width * (n_passes + 8) or cost <= 3e9
+        forms.append(form)
+    # Better forms come later, and none comes back.
+    assert forms == sorted(forms, key=["shared", "blocks", "whole"].index)
+    assert forms
 
-    def recording(*arguments, form, **options):
-        forms.append((form, len(arguments[0])))
-        return sampled_inverse(*arguments, form=form, **options)
 
-    monkeypatch.setattr("softfast.objective.sampled_inverse", recording)
+def test_budget_saves_for_the_better_form():
+    budget = MetricBudget(10_000, 10, 785)
+    plans = [budget.take(n_passes) for n_passes in (1, 30, 100, 130, 150)]
+    assert plans[0] is None
+    assert plans[1] == ("shared", 3925)
+    # The blocks of 3925 rows cost as much as 77 passes, of which the shared one has taken 24.
+    assert plans[2][0] == "blocks"
+    assert plans[3] is None
+
+
+def test_last_metric_serves_until_the_next(rng):
     objective = SoftmaxObjective(
-        DenseSource(rng.normal(size=(3000, 400)), rng.integers(0, 20, 3000), 20),
+        DenseSource(rng.normal(size=(4000, 800)), rng.integers(0, 4, 4000), 4),
         strength=1e-3,
         fit_intercept=True,
-        n_outputs=20,
+        n_outputs=4,
     )
-    start = objective(objective.pack(np.zeros((20, 400)), np.zeros(20)))
-    for objective.n_passes in (1, 100, 110, 300, 1000):
-        objective.metric(start)
-    assert [form for form, _ in forms] == ["shared", "blocks", "blocks", "blocks", "blocks"]
-    _, few, same, more, all_rows = (n_rows for _, n_rows in forms)
-    assert 5 * 401 <= few == same < 3000
-    assert few < more <= all_rows == 3000
+    start = objective(objective.pack(np.zeros((4, 800)), np.zeros(4)))
+    assert objective.metric(start) is None
+    objective.n_passes = 170
+    first, second = objective.metric(start), objective.metric(start)
+    assert first is second is not None
+    objective.n_passes = 600
+    assert objective.metric(start) is not first
