@@ -27,7 +27,7 @@ from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.streamed import StreamedRows
-from softfast.targets import is_soft
+from softfast.targets import count_right, is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
 from softfast.training import REAL_TYPES, Training, training
 from softfast.validation import as_offset, as_rows, require_finite
@@ -427,9 +427,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             for logits, labels, weight in self._streamed(X, _core.IDENTITY, offset):
                 if labels is None:
                     raise ValueError(f"{X!r} has no labels to compare with")
-                weight = np.ones(len(labels)) if weight is None else weight
-                right += float((self._most_probable(logits) == labels) @ weight)
-                total += float(weight.sum())
+                of_chunk = count_right(self._most_probable(logits), labels, weight)
+                right, total = right + of_chunk[0], total + of_chunk[1]
             return right / total
         if is_soft(y):
             raise ValueError(

@@ -73,3 +73,11 @@ def weight_of_classes(class_weight: Any, classes: NDArray[Any], y: Any, weight: 
     with np.errstate(divide="ignore"):
         by_class = compute_class_weight(class_weight, classes=classes, y=y, sample_weight=weight)
     return np.where(np.isinf(by_class), 0.0, by_class)
+
+
+def count_right(predicted: NDArray[Any], labels: NDArray[Any], weight: Vector | None) -> tuple[float, float]:
+    """The sums of the weights of the rows whose label is predicted, and of all rows."""
+    right = predicted == labels
+    if weight is None:
+        return float(np.count_nonzero(right)), float(len(right))
+    return float(right @ weight), float(weight.sum())
