@@ -3,7 +3,7 @@
 It needs the extra ``softfast[dask]``. The fit is that of `softfast.SoftmaxRegression`, to the same certified optimum.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from softfast import estimator
-from softfast.sources.distributed import DistributedParts, load
+from softfast.sources.distributed import DistributedParts, dense_rows, load
 from softfast.sources.parts import PartedSource
+from softfast.targets import count_right
 from softfast.training import Training, factors_of_classes, set_features
 
 
@@ -171,8 +172,8 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
         if not _is_collection(X):
             return super().score(X, y, sample_weight, offset=offset)
         predicted = self.predict(X, offset=offset)
-        blocks = zip(*_aligned(predicted, y, sample_weight), strict=True)
-        counts = dask.compute(*(delayed(_count_right)(number, *block) for number, block in enumerate(blocks)))
+        blocks = enumerate(_aligned(predicted, y, sample_weight))
+        counts = dask.compute(*(delayed(_count_right)(number, *block) for number, block in blocks))
         right, total = np.sum(counts, axis=0)
         return float(right / total)
 
@@ -184,10 +185,9 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
         client = _client()
         n_features = X.shape[1] if names is None else len(names)
         task = partial(load, dtype=dtype, n_features=n_features, names=names)
-        blocks = zip(*_aligned(X, y, sample_weight), strict=True)
         parts = DistributedParts(
             client,
-            [delayed(task, pure=False)(number, *block) for number, block in enumerate(blocks)],
+            [delayed(task, pure=False)(number, *block) for number, block in enumerate(_aligned(X, y, sample_weight))],
             n_features,
             dtype,
             partial(factors_of_classes, self.class_weight),
@@ -207,7 +207,7 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
                 raise ValueError(
                     f"X must have the columns of the fit, {_some(expected)}, in their order, got {_some(names)}"
                 )
-            X = X.astype(of_X).to_dask_array()
+            X = _as_array(X, of_X, len(names))
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"X must have {self.n_features_in_} features, as in the fit, got {X.shape[1]}")
         # The names have been looked at, and blocks have none.
@@ -265,17 +265,18 @@ def _columns(X: Any) -> tuple[np.dtype[Any], list[Any] | None]:
     return np.dtype(np.float32 if single else np.float64), names
 
 
-def _aligned(X: Any, y: Any, weight: Any) -> tuple[list[Delayed], list[Delayed], Sequence[Delayed | None]]:
-    """The blocks of X, and those of y and of the weights that go with them."""
+def _aligned(X: Any, y: Any, weight: Any) -> Iterator[tuple[Delayed, Delayed, Delayed | None]]:
+    """Block after block of X with that of y and that of the weights, or None."""
     if y is None:
         raise ValueError("y must be a Dask array or series of labels, got None")
-    sizes, blocks = _sizes(X), _blocks(X)
-    of_weight = [None] * len(sizes) if weight is None else _blocks_like(sizes, "sample_weight", weight)
-    return blocks, _blocks_like(sizes, "y", y), of_weight
+    sizes = _sizes(X)
+    blocks, labels = _blocks(_one_block_a_row(X)), _blocks(_cut_like(sizes, "y", y))
+    weights = [None] * len(sizes) if weight is None else _blocks(_cut_like(sizes, "sample_weight", weight))
+    return zip(blocks, labels, weights, strict=True)
 
 
-def _blocks_like(sizes: tuple[float, ...], name: str, values: Any) -> list[Delayed]:
-    """The blocks of one value a row, cut as X is."""
+def _cut_like(sizes: tuple[float, ...], name: str, values: Any) -> Any:
+    """One value a row, in blocks as X has them."""
     if not (dask.is_dask_collection(values) and (is_series_like(values) or getattr(values, "ndim", 0) == 1)):
         raise ValueError(
             f"{name} must be a Dask array or series of shape (n,), as X is one, got {type(values).__name__} of shape "
@@ -285,14 +286,13 @@ def _blocks_like(sizes: tuple[float, ...], name: str, values: Any) -> list[Delay
     if not np.isnan(sizes + own).any():
         if sum(own) != sum(sizes):
             raise ValueError(f"{name} must have one value per row of X: X has {sum(sizes)} rows, {name} {sum(own)}")
-        if own != sizes:
-            values = values.rechunk((sizes,))
-    elif len(own) != len(sizes):
+        return values if own == sizes else values.rechunk((sizes,))
+    if len(own) != len(sizes):
         raise ValueError(
             f"{name} must be partitioned as X is: X has {len(sizes)} partitions, {name} has {len(own)}, and the sizes "
             "of one of them are not known, which compute_chunk_sizes() of a Dask array would find"
         )
-    return _blocks(values)
+    return values
 
 
 def _sizes(values: Any) -> tuple[float, ...]:
@@ -301,16 +301,25 @@ def _sizes(values: Any) -> tuple[float, ...]:
 
 
 def _blocks(values: Any) -> list[Delayed]:
-    """What stands for each partition."""
-    if isinstance(values, da.Array):
-        return list(_one_block_a_row(values).to_delayed().ravel())
-    # Optimised, two selections of columns of the same Parquet files may have other numbers of partitions.
-    return list(values.to_delayed(optimize_graph=False))
+    """What stands for each partition.
+
+    Not optimised: two selections of columns of the same Parquet files would then read the files twice, and may have
+    other numbers of partitions.
+    """
+    blocks = values.to_delayed(optimize_graph=False)
+    return list(blocks.ravel() if isinstance(values, da.Array) else blocks)
 
 
-def _one_block_a_row(X: da.Array) -> da.Array:
+def _as_array(frame: Any, dtype: np.dtype[Any], n_features: int) -> da.Array:
+    """The rows of a data frame as an array of the same partitions, which `to_dask_array` may merge."""
+    block = delayed(dense_rows, pure=True)
+    shape = (np.nan, n_features)
+    return da.concatenate([da.from_delayed(block(part, dtype), shape, dtype) for part in _blocks(frame)])
+
+
+def _one_block_a_row(X: Any) -> Any:
     """X with whole rows in each block."""
-    return X.rechunk({1: -1}) if X.ndim == 2 and X.numblocks[1] > 1 else X
+    return X.rechunk({1: -1}) if isinstance(X, da.Array) and X.ndim == 2 and X.numblocks[1] > 1 else X
 
 
 def _predict_block(
@@ -327,12 +336,11 @@ def _predict_block(
 def _count_right(number: int, predicted: NDArray[Any], y: Any, weight: Any) -> tuple[float, float]:
     """The sums of the weights of the rows whose label is predicted, and of all."""
     y = np.asarray(y)
-    weight = np.ones(len(predicted)) if weight is None else np.asarray(weight, dtype=np.float64)
-    if not predicted.shape == y.shape == weight.shape:
-        raise ValueError(
-            f"partition {number}: X has {len(predicted)} rows, but y the shape {y.shape}, sample_weight {weight.shape}"
-        )
-    return float((predicted == y) @ weight), float(weight.sum())
+    weight = None if weight is None else np.asarray(weight, dtype=np.float64)
+    for name, value in (("y", y), ("sample_weight", weight)):
+        if value is not None and value.shape != predicted.shape:
+            raise ValueError(f"partition {number}: X has {len(predicted)} rows, but {name} has the shape {value.shape}")
+    return count_right(predicted, y, weight)
 
 
 def _some(names: Any) -> str:

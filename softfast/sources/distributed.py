@@ -91,6 +91,11 @@ def _at_home(array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, requirements="A")
 
 
+def dense_rows(X: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A block of an array or of a data frame, whose missing values become NaN, as an array of the dtype."""
+    return np.asarray(X.to_numpy(dtype=dtype, na_value=np.nan) if hasattr(X, "iloc") else X, dtype=dtype)
+
+
 def load(
     number: int, X: Any, y: Any, weight: Any, *, dtype: np.dtype[Any], n_features: int, names: list[Any] | None
 ) -> Partition:
@@ -99,10 +104,7 @@ def load(
     def where(row: int) -> str:
         return f"partition {number}, row {row}"
 
-    if issparse(X):
-        X = csr_array(X, dtype=dtype)
-    else:
-        X = X.to_numpy(dtype=dtype, na_value=np.nan) if hasattr(X, "iloc") else np.asarray(X, dtype=dtype)
+    X = csr_array(X, dtype=dtype) if issparse(X) else dense_rows(X, dtype)
     y = np.asarray(y)
     weight = None if weight is None else np.asarray(weight)
     for name, value in (("y", y), ("sample_weight", weight)):
@@ -180,12 +182,15 @@ class DistributedParts:
             while len(level) > 1:
                 groups = [level[begin : begin + _FAN_IN] for begin in range(0, len(level), _FAN_IN)]
                 level = self._client.map(partial(_combine, combine), groups, pure=False)
-            while workers <= set(self._client.nthreads()):
+            while True:
                 try:
                     return cast(T, level[0].result(timeout=patience))
                 except TimeoutError:
                     if level[0].status == "error":
                         raise
+                # What is bound to a worker that is gone waits for ever.
+                if not workers <= set(self._client.nthreads()):
+                    break
                 patience *= 2
             self._workers = None
 
