@@ -47,7 +47,7 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
     worker once, and the sums over the partitions are added in a tree whose shape depends on the partitions alone: at
     most one array of the size of the coefficients for each partition crosses the network, and the fit has the same bits
     whichever worker does what. Besides, a fit brings two samples of the rows to the client, once each: at most 20,000,
-    and a tenth of them up to 256 MiB.
+    and a tenth of them up to 64 MiB.
 
     The partitions of a worker that dies are computed again from the collection, elsewhere, and the fit goes on; what
     was put on the workers by ``scatter`` can't be.

@@ -411,6 +411,7 @@ def test_partitions_move_as_arrays(rows):
     partition = Partition(X, np.unique(y, return_inverse=True)[1], None, np.unique(y))
     expected = partition.source.loss_gradient(np.ones((4, 6)), np.zeros(4))
     assert sys.getsizeof(partition) >= X.nbytes
+    assert sys.getsizeof(partition.source.sample(len(X), partition.source.moments())) >= X.nbytes
     moved = pickle.loads(pickle.dumps(partition))
     for ours, theirs in zip(moved.source.loss_gradient(np.ones((4, 6)), np.zeros(4)), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -44,6 +44,10 @@ class RowSample:
     weight: Vector
     offset: Matrix | None
 
+    def __sizeof__(self) -> int:
+        # What moves objects between processes decides and counts by it.
+        return sum(a.nbytes for a in (self.X, self.targets, self.weight, self.offset) if a is not None)
+
     def every(self, step: int) -> Self:
         """Every step-th row, with weights for as many."""
         offset = None if self.offset is None else np.ascontiguousarray(self.offset[::step])
