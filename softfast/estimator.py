@@ -103,7 +103,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     Notes
     -----
-    float32 data stay float32 in memory; the fit computes in float64 over them. No array of n times K is made.
+    float32 data stay float32 in memory; the fit begins in float32 arithmetic and ends in float64. No array is n times K.
 
     Fitted coefficients with two classes have the penalty on the one row, as scikit-learn has it.
 
