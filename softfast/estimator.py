@@ -103,7 +103,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     Notes
     -----
-    float32 data stay float32 in memory; the fit begins in float32 arithmetic and ends in float64. No array is n times K.
+    float32 data stay float32 in memory; the fit begins in float32 arithmetic and ends in float64. No array is n by K.
 
     Fitted coefficients with two classes have the penalty on the one row, as scikit-learn has it.
 
@@ -309,15 +309,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
                 stop=monitor.stop,
                 metric=objective.metric,
             )
-        if self.solver == "lbfgs":
-            return lbfgs(objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric)
         point, n_iter, status = lbfgs(
             objective,
             start,
             max_iter=self.max_iter,
             stop=monitor.stop,
             metric=objective.metric,
-            refine=objective.refine,
+            # float64 from the first evaluation on is what is asked for with "lbfgs".
+            refine=objective.refine if self.solver == "auto" else lambda point: point,
+            n_threads=objective.vector_threads,
         )
         return objective.precise(point), n_iter, status
 

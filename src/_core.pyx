@@ -262,14 +262,14 @@ cdef class Kernels:
                       arithmetic=np.float64, bint by_feature=False, int n_threads=1):
         """Sums over rows, Rows or SparseRows: loss, residual^T X (M, p), residual^T 1 (M,), all float64.
 
-        by_feature, for SparseRows: residual^T X is strided, the classes of a feature next to each other, which saves
-        its transposition; their coef may be in F order as well, and float32.
+        coef is in C or F order; for SparseRows it may be float32.  With by_feature their residual^T X has the classes
+        of a feature next to each other, with room after them, which saves a transposition.
         """
         cdef int real = arithmetic_of(arithmetic)
         if isinstance(X, SparseRows):
             model = csr_model(X, coef, intercept, n_classes, real, n_threads)
             return evaluate_csr(self.table, X, targets, model, None, by_feature, n_threads)
-        models = [_Model(coef, intercept, n_classes, real)]
+        models = [_Model(np.ascontiguousarray(coef), intercept, n_classes, real)]
         losses, product, residual = evaluate(self.table, X, [targets], models, None, n_threads)
         return float(losses[0]), product[0], residual[0]
 
@@ -297,8 +297,8 @@ cdef class Kernels:
             model = csr_model(X, coef, intercept, n_classes, real, n_threads)
             turned = csr_model(X, direction, direction_intercept, n_classes, real, n_threads)
             return evaluate_csr(self.table, X, targets, model, turned, by_feature, n_threads)[1:]
-        models = [_Model(coef, intercept, n_classes, real)]
-        directions = [_Model(direction, direction_intercept, n_classes, real)]
+        models = [_Model(np.ascontiguousarray(coef), intercept, n_classes, real)]
+        directions = [_Model(np.ascontiguousarray(direction), direction_intercept, n_classes, real)]
         _, product, residual = evaluate(self.table, X, [targets], models, directions, n_threads)
         return product[0], residual[0]
 
@@ -510,15 +510,6 @@ cdef class Kernels:
             else:
                 kernels.log(<void *>sink.view.data, source.view.data, source.view.n_features)
         return out
-
-
-cdef object label_error(list targets, ptrdiff_t row, ptrdiff_t n_classes):
-    """What a kernel that stopped at a row has found there."""
-    cdef Targets of_rows
-    for of_rows in targets:
-        if of_rows.view.labels != NULL and not 0 <= of_rows.view.labels[row] < n_classes:
-            return f"label {of_rows.view.labels[row]} of row {row} is not in 0..{n_classes - 1}"
-    return f"the labels changed while they were read, about row {row}"
 
 
 cdef struct map_job:
