@@ -66,7 +66,7 @@ def add_and_dot(double[::1] y, double factor, const real_t[::1] x, const real_t[
     cdef double[::1] sums = np.zeros(n_parts)
     cdef double total = 0
     with nogil:
-        for i in prange(n_parts, num_threads=n_threads, schedule='static'):
+        for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
             sums[i] = add_part(&y[i * PART], factor, &x[i * PART], &w[i * PART], min(PART, n - i * PART))
         for i in range(n_parts):
             total += sums[i]
@@ -101,7 +101,7 @@ def scale_and_dot(double[::1] y, double factor, const real_t[::1] w, *, int n_th
     cdef double[::1] sums = np.zeros(n_parts)
     cdef double total = 0
     with nogil:
-        for i in prange(n_parts, num_threads=n_threads, schedule='static'):
+        for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
             sums[i] = scale_part(&y[i * PART], factor, &w[i * PART], min(PART, n - i * PART))
         for i in range(n_parts):
             total += sums[i]
@@ -141,7 +141,7 @@ def differences(real_t[::1] out, real_t[::1] other, const double[::1] a, const d
     cdef double[:, ::1] sums = np.zeros((n_parts, 2))
     cdef double product = 0, square = 0
     with nogil:
-        for i in prange(n_parts, num_threads=n_threads, schedule='static'):
+        for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
             differ_part(&out[i * PART], &sums[i, 0], &a[i * PART], &b[i * PART], &c[i * PART], &d[i * PART],
                         &other[i * PART], min(PART, n - i * PART))
         for i in range(n_parts):
@@ -184,7 +184,7 @@ def unscale(const double[:, ::1] x, const double[:, ::1] scale, const double[::1
     cdef double[:, ::1] out = result, sums = parts
     if m:
         with nogil:
-            for i in prange(n_parts, num_threads=n_threads, schedule='static'):
+            for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
                 unscale_part(&out[i * step, 0], &sums[i, 0], &x[i * step, 0], &scale[i * step, 0], &center[i * step],
                              centre_rows, min(step, n - i * step), m)
     return result, parts.sum(axis=0)
@@ -271,6 +271,6 @@ def derive(const double[:, ::1] coef, const double[:, :] product, double total, 
         job.center, job.mean, job.size, job.residual = &center[0], &mean[0], &size[0], &residual[0]
         job.m, job.stride, job.total, job.ridge = m, product.strides[0] // sizeof(double), total, ridge
         with nogil:
-            for i in prange(n_parts, num_threads=n_threads, schedule='static'):
+            for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
                 derive_part(&job, &sums[i, 0], &rows[i, 0], i * step, min((i + 1) * step, p))
     return parts.sum(axis=0).reshape(8, m)
