@@ -195,8 +195,9 @@ cdef void split(ptrdiff_t *shares, ptrdiff_t *counts, const index_t *indices, pt
     cdef double work = 0, total = <double>n + p
     for j in range(p):
         counts[j] = 1
-    for e in range(n):
-        counts[indices[e]] += 1
+    # One entry in sixteen says enough of how much work there is.
+    for e in range(0, n, 16):
+        counts[indices[e]] += 16
     shares[0] = 0
     for j in range(p):
         work += counts[j]
@@ -284,7 +285,8 @@ cdef _Model csr_model(SparseRows X, cnp.ndarray coef, const double[::1] intercep
     _remember_threads(n_threads)
     if cnp.PyArray_NDIM(coef) != 2 or not (cnp.PyArray_IS_C_CONTIGUOUS(coef) or cnp.PyArray_IS_F_CONTIGUOUS(coef)):
         raise ValueError(f"coef must be a contiguous matrix, got {describe(coef)}")
-    cdef ptrdiff_t n_outputs = cnp.PyArray_DIM(coef, 0), p = cnp.PyArray_DIM(coef, 1), chunk
+    cdef ptrdiff_t n_outputs = cnp.PyArray_DIM(coef, 0), p = cnp.PyArray_DIM(coef, 1), share
+    cdef ptrdiff_t n_shares = min(p, SHARES)
     cdef ptrdiff_t itemsize = 4 if real == SF_F32 else 8
     check_model(n_outputs, intercept, n_classes)
     X.check(p, n_classes)
@@ -304,8 +306,9 @@ cdef _Model csr_model(SparseRows X, cnp.ndarray coef, const double[::1] intercep
         job.matrix, job.runs = cnp.PyArray_DATA(coef), model.memory.data
         with nogil:
             if X.n_entries >= p:
-                for chunk in prange(n_threads, num_threads=n_threads, schedule='static'):
-                    pack_part(&job, real, chunk * p // n_threads, (chunk + 1) * p // n_threads)
+                # Dynamic, for another process may hold up a core.
+                for share in prange(n_shares, num_threads=n_threads, schedule='dynamic'):
+                    pack_part(&job, real, share * p // n_shares, (share + 1) * p // n_shares)
             elif X.view.wide_indices:
                 pack_present(&job, real, <const int64_t *>X.view.indices, X.n_entries)
             else:
@@ -337,7 +340,8 @@ cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets,
     cdef ptrdiff_t group_blocks = max(<ptrdiff_t>1, min(
         RESIDUAL_BYTES // (row_bytes * block), <ptrdiff_t>(WORK_BETWEEN_SIGNALS / row_work) // block,
         ceil_div(n, block)))
-    cdef ptrdiff_t n_runs = min(<ptrdiff_t>n_threads, SHARES), begin, end, i, k, run, first, last, bad = SF_OK
+    cdef ptrdiff_t n_runs = min(<ptrdiff_t>n_threads, SHARES), n_shares = min(p, SHARES)
+    cdef ptrdiff_t begin, end, i, k, run, share, first, last, bad = SF_OK
     cdef _Buffer features = X.share()
     cdef const ptrdiff_t *shares = <const ptrdiff_t *>features.data
     cdef size_t scratch_bytes = sf_csr_scratch_bytes(n_classes)
@@ -396,8 +400,8 @@ cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets,
             with gil:
                 PyErr_CheckSignals()
         if transposed and bad == SF_OK:
-            for run in prange(n_runs, num_threads=n_threads, schedule='static'):
-                unpack_runs(&job, run * p // n_runs, (run + 1) * p // n_runs)
+            for share in prange(n_shares, num_threads=n_threads, schedule='dynamic'):
+                unpack_runs(&job, share * p // n_shares, (share + 1) * p // n_shares)
     if transposed:
         X.give(gradient_bytes, memory)
     X.give(model.n_bytes, model.memory)

@@ -37,6 +37,7 @@ RANK = {
     "certificate": 6,
     "objective": 7,
     "separation": 7,
+    "sparse_coef": 3,
     "streams": 5,
     "checkpoint": 5,
     "training": 5,
