@@ -155,7 +155,7 @@ class Certificate:
         if mix > 0:
             target = self._moved_product(u)
             moved = (1 - mix) * product + mix * target
-            constant = self._mixture_value(u) + float(np.vdot(target, coef))
+            constant = self._mixture_value(u) + _inner(target, coef)
         linear = float(residual @ intercept)
         # Rounding of the sums that make G and g: abs(residual) <= 1 row by row.
         noise = 8 * EPS * np.broadcast_to(self._moments.feature_size, coef.shape)
@@ -180,8 +180,8 @@ class Certificate:
             kept = v * np.divide(np.maximum(norms - threshold, 0), norms, out=np.zeros_like(norms), where=norms > 0)
             clipped = v - kept
         size = threshold * float(self._penalty.norms(coef).sum())
-        slack = size + float(np.vdot(clipped, coef))
-        result = max(slack, 0.0) + 8 * EPS * size + float(np.vdot(noise, np.abs(coef)))
+        slack = size + _inner(clipped, coef)
+        result = max(slack, 0.0) + 8 * EPS * size + _inner(noise, np.abs(coef))
         if ridge > 0:
             result += (1 + 8 * EPS) * float(np.square(np.abs(ridge * coef + kept) + noise).sum()) / (2 * ridge)
         return result
@@ -199,7 +199,7 @@ class Certificate:
     def _moved_product(self, u: Vector) -> Matrix:
         """B, (M, p)."""
         moved = (u - self._moments.class_mean)[self._first :]
-        return np.outer(moved, self._moments.feature_mean) - self.centred_means
+        return np.multiply.outer(self._moments.feature_mean, moved).T - self.centred_means
 
     def _mixture_value(self, u: Vector) -> float:
         """Q."""

@@ -317,7 +317,6 @@ class SoftmaxRegression(SparseCoef, ClassifierMixin, BaseEstimator):  # type: ig
             max_iter=self.max_iter,
             stop=monitor.stop,
             metric=objective.metric,
-            # float64 from the first evaluation on is what is asked for with "lbfgs".
             refine=objective.refine if self.solver == "auto" else lambda point: point,
             n_threads=objective.vector_threads,
         )

@@ -86,7 +86,8 @@ def test_a_file_keeps_them_sparse(rng, tmp_path):
 def test_file_of_text_with_few_words_in_the_model_is_small(data_dir, tmp_path):
     file = np.load(data_dir / "news20_tfidf.npz")
     X = sp.csr_array((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
-    model = SoftmaxRegression(l1_ratio=1.0, tol=1e-2).fit(X, file["y"])
+    # Of some of the rows, but of all words.
+    model = SoftmaxRegression(C=2.0, l1_ratio=1.0, tol=0.5).fit(X[::16], file["y"][::16])
     assert np.mean(model.coef_ == 0) > 0.99
     proba = model.predict_proba(X)
     save(model.sparsify(), tmp_path / "model")
