@@ -108,9 +108,7 @@ class Certificate:
         means -= np.multiply.outer(self._moments.feature_mean, self._moments.class_mean[self._first :]).T
         return means
 
-    def smooth_gap(
-        self, loss: float, intercept: Vector, residual: Vector, terms: Terms, *, eps: float = EPS
-    ) -> float:
+    def smooth_gap(self, loss: float, intercept: Vector, residual: Vector, terms: Terms, *, eps: float = EPS) -> float:
         """Upper bound of F - min F for threshold 0; `loss` is L, `residual` is g (zero without an intercept).
 
         `eps` is the precision of the arithmetic that they come from.

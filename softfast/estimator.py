@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
@@ -27,14 +26,13 @@ from softfast.solvers.iteration import Status
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
+from softfast.sources import Vector
 from softfast.sources.streamed import StreamedRows
 from softfast.sparse_coef import SparseCoef, predict_sparse
 from softfast.targets import is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
 from softfast.training import REAL_TYPES, Training, training
 from softfast.validation import as_offset, as_rows, require_finite
-
-Vector = NDArray[np.float64]
 
 
 class SoftmaxRegression(SparseCoef, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
@@ -454,7 +452,7 @@ class SoftmaxRegression(SparseCoef, ClassifierMixin, BaseEstimator):  # type: ig
         if offset is not None:
             rows = rows.with_offset(offset)
         n_threads = resolve_threads(self.n_threads, 2.0 * (rows.n_entries + 20 * rows.n_rows) * n_classes)
-        if issparse(self.coef_):
+        if not isinstance(self.coef_, np.ndarray):
             return predict_sparse(X, self.coef_, self.intercept_, n_classes, code, offset, n_threads)
         result, finite = _core.default.predict(rows, self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
         if not finite and isinstance(rows, _core.Rows):
