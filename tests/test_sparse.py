@@ -223,8 +223,13 @@ def test_formats_and_types(form, dtype, rng):
     expected = reference.loss_gradient(real, y, coef, np.zeros(3))
     for ours, theirs in zip(result, expected, strict=True):
         assert_close(ours, theirs / 60, real.dtype, 10, scale=10)
-    sparse, plain = SoftmaxRegression(C=0.1).fit(X, y), SoftmaxRegression(C=0.1).fit(real, y)
-    np.testing.assert_allclose(sparse.coef_, plain.coef_, atol=1e-9)
+    # Fits of float32 begin with its rounding, each with its own, and end as near to the minimum as their gaps say.
+    how = {"C": 0.1, "tol": 1e-12 if real.dtype == np.float32 else 1e-6}
+    sparse, plain = SoftmaxRegression(**how).fit(X, y), SoftmaxRegression(**how).fit(real, y)
+    near = sum(np.sqrt(2 * 0.1 * 60 * model.duality_gap_) for model in (sparse, plain))
+    assert np.linalg.norm(sparse.coef_ - plain.coef_) <= near
+    if real.dtype == np.float64:
+        np.testing.assert_allclose(sparse.coef_, plain.coef_, atol=1e-9)
     assert sparse.n_features_in_ == 9
     assert sparse.score(X, y) == plain.score(real, y)
     assert sparse.predict_proba(X).dtype == plain.predict_proba(real).dtype
@@ -314,7 +319,7 @@ def test_predictions_of_few_rows_read_few_coefficients(rng):
     """A row with fewer entries than X has features takes another way than many rows."""
     X, dense = messy_csr(rng, 300, 500, density=0.02)
     for n_classes in (2, 3, 7, 40):
-        model = SoftmaxRegression(max_iter=3, tol=0.1).fit(X, random_y(rng, 300, n_classes))
+        model = SoftmaxRegression(max_iter=3, tol=0.3).fit(X, random_y(rng, 300, n_classes))
         many = model.predict_proba(X)
         np.testing.assert_allclose(many, model.predict_proba(dense), rtol=1e-12)
         for i in (0, 7, 299):
