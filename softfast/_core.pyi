@@ -61,11 +61,12 @@ class Kernels:
         self,
         X: Rows | SparseRows,
         targets: Targets,
-        coef: NDArray[np.float64],
+        coef: NDArray[Any],
         intercept: NDArray[np.float64],
         n_classes: int,
         *,
         arithmetic: DTypeLike = ...,
+        by_feature: bool = ...,
         n_threads: int = 1,
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]: ...
     def loss_gradient_stack(
@@ -90,6 +91,7 @@ class Kernels:
         n_classes: int,
         *,
         arithmetic: DTypeLike = ...,
+        by_feature: bool = ...,
         n_threads: int = 1,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
     def gram(self, X: Rows, weight: NDArray[np.float64], *, n_threads: int = 1) -> NDArray[np.float64]: ...

@@ -49,6 +49,7 @@ It costs no pass over the rows.  Allowances for rounding are added.
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,6 +57,30 @@ from softfast.penalty import Penalty
 from softfast.sources import Matrix, Moments, Vector
 
 EPS = float(np.finfo(np.float64).eps)
+
+
+class Terms(NamedTuple):
+    """Sums over features that the bound for threshold 0 is made of."""
+
+    gradient: float
+    """||G + ridge W||^2"""
+    linear: float
+    """<G, W>"""
+    size: float
+    """||W||^2"""
+    product: float
+    """||G||^2"""
+    cross: float
+    """<G, centred_means>; 0 where there is no intercept"""
+    product_mean: Vector
+    """G x_mean"""
+    coef_mean: Vector
+    """W x_mean"""
+
+
+def _inner(a: Matrix, b: Matrix) -> float:
+    """The sum of the products of elements, in whatever order they lie in memory."""
+    return float(np.einsum("kj,kj->", a, b))
 
 
 class Certificate:
@@ -71,76 +96,64 @@ class Certificate:
         self._first = first
         self._target_means = target_means
 
+    @property
+    def smooth(self) -> bool:
+        """Whether `smooth_gap` bounds anything, and not `sparse_gap`, or nothing without a penalty."""
+        return self._penalty.threshold == 0 < self._penalty.strength
+
     @cached_property
-    def _centred_means(self) -> Matrix:
+    def centred_means(self) -> Matrix:
         """(1/S) sum_i s_i (q_i - q_mean) x_i^T of the classes with coefficients, (M, p)."""
-        return self._target_means() - np.outer(self._moments.class_mean[self._first :], self._moments.feature_mean)
+        means = self._target_means()
+        means -= np.multiply.outer(self._moments.feature_mean, self._moments.class_mean[self._first :]).T
+        return means
 
-    def gap(
-        self,
-        loss: float,
-        coef: Matrix,
-        intercept: Vector,
-        product: Matrix,
-        residual: Vector,
-        gradient: Matrix,
-        *,
-        eps: float = EPS,
-    ) -> float:
-        """Upper bound of F - min F; `loss` is L, `product` is G, `residual` is g (zero without an intercept).
+    def smooth_gap(self, loss: float, intercept: Vector, residual: Vector, terms: Terms, *, eps: float = EPS) -> float:
+        """Upper bound of F - min F for threshold 0; `loss` is L, `residual` is g (zero without an intercept).
 
-        `gradient` is G + ridge W, `eps` the precision of the arithmetic that they come from; a threshold above 0
-        supposes float64.
+        `eps` is the precision of the arithmetic that they come from.
 
         NaN without penalty, where there is no bound.
         """
-        if self._penalty.strength == 0:
+        if not self.smooth:
             return float("nan")
-        if self._penalty.threshold > 0:
-            return self._sparse_gap(loss, coef, intercept, product, residual)
-        return self._smooth_gap(loss, coef, intercept, product, residual, gradient, eps)
-
-    def _smooth_gap(
-        self,
-        loss: float,
-        coef: Matrix,
-        intercept: Vector,
-        product: Matrix,
-        residual: Vector,
-        gradient: Matrix,
-        eps: float,
-    ) -> float:
         ridge = self._penalty.ridge
-        linear = float(np.vdot(product, coef)) + float(residual @ intercept)
+        linear = terms.linear + float(residual @ intercept)
         # Rounding: of the scalar terms, and of the sums that make the gradient (abs(residual) <= 1 row by row). An
         # error of g counts by the intercept of centred features: what it moves there by the mean, G's moves back.
-        noise = 8 * eps * float(np.sqrt(coef.shape[0])) * float(np.linalg.norm(self._moments.feature_size))
-        centred = float(np.abs(intercept + coef @ self._moments.feature_mean).max())
-        scalar = loss + abs(linear) + centred + 0.5 * ridge * float(np.vdot(coef, coef)) + self._moments.offset_size
+        noise = 8 * eps * float(np.sqrt(len(intercept))) * float(np.linalg.norm(self._moments.feature_size))
+        centred = float(np.abs(intercept + terms.coef_mean).max())
+        scalar = loss + abs(linear) + centred + 0.5 * ridge * terms.size + self._moments.offset_size
         scalar *= 8 * eps
-        gap = (float(np.linalg.norm(gradient)) + noise) ** 2 / (2 * ridge) + scalar
+        gap = (float(np.sqrt(terms.gradient)) + noise) ** 2 / (2 * ridge) + scalar
 
         mix, u = self._mixture(residual)
         if mix > 0:
             gap += float(residual @ intercept) + mix * (loss - linear - self._mixture_value(u))
-            # B - G multiplied out, which need not be made: two readings of G in place of several of such arrays.
-            mean, means = self._moments.feature_mean, self._centred_means
+            # B - G multiplied out, which need not be made.
             moved = (u - self._moments.class_mean)[self._first :]
-            cross = float(moved @ (product @ mean)) - float(np.vdot(product, means))
-            square = float(np.vdot(product, product))
-            apart = float(moved @ moved) * float(mean @ mean) - 2 * float(moved @ (means @ mean))
-            apart += float(np.vdot(means, means)) - 2 * cross + square
-            gap += (2 * mix * (cross - square) + mix**2 * apart) / (2 * ridge)
+            mean_square, means_mean, means_square = self._mean_products
+            cross = float(moved @ terms.product_mean) - terms.cross
+            apart = float(moved @ moved) * mean_square - 2 * float(moved @ means_mean)
+            apart += means_square - 2 * cross + terms.product
+            gap += (2 * mix * (cross - terms.product) + mix**2 * apart) / (2 * ridge)
         return gap
 
-    def _sparse_gap(self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector) -> float:
+    @cached_property
+    def _mean_products(self) -> tuple[float, Vector, float]:
+        """||x_mean||^2, and of `centred_means` the product with x_mean and the square."""
+        mean, means = self._moments.feature_mean, self.centred_means
+        return float(mean @ mean), means @ mean, _inner(means, means)
+
+    def sparse_gap(self, loss: float, coef: Matrix, intercept: Vector, product: Matrix, residual: Vector) -> float:
+        """Upper bound of F - min F for a threshold above 0; `loss` is L, `product` is G, `residual` is g."""
         penalty = self._penalty
         mix, u = self._mixture(residual)
         moved, constant = product, 0.0
         if mix > 0:
             target = self._moved_product(u)
             moved = (1 - mix) * product + mix * target
-            constant = self._mixture_value(u) + float(np.vdot(target, coef))
+            constant = self._mixture_value(u) + _inner(target, coef)
         linear = float(residual @ intercept)
         # Rounding of the sums that make G and g: abs(residual) <= 1 row by row.
         noise = 8 * EPS * np.broadcast_to(self._moments.feature_size, coef.shape)
@@ -165,8 +178,8 @@ class Certificate:
             kept = v * np.divide(np.maximum(norms - threshold, 0), norms, out=np.zeros_like(norms), where=norms > 0)
             clipped = v - kept
         size = threshold * float(self._penalty.norms(coef).sum())
-        slack = size + float(np.vdot(clipped, coef))
-        result = max(slack, 0.0) + 8 * EPS * size + float(np.vdot(noise, np.abs(coef)))
+        slack = size + _inner(clipped, coef)
+        result = max(slack, 0.0) + 8 * EPS * size + _inner(noise, np.abs(coef))
         if ridge > 0:
             result += (1 + 8 * EPS) * float(np.square(np.abs(ridge * coef + kept) + noise).sum()) / (2 * ridge)
         return result
@@ -184,7 +197,7 @@ class Certificate:
     def _moved_product(self, u: Vector) -> Matrix:
         """B, (M, p)."""
         moved = (u - self._moments.class_mean)[self._first :]
-        return np.outer(moved, self._moments.feature_mean) - self._centred_means
+        return np.multiply.outer(self._moments.feature_mean, moved).T - self.centred_means
 
     def _mixture_value(self, u: Vector) -> float:
         """Q."""

@@ -26,16 +26,16 @@ from softfast.solvers.iteration import Status
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
+from softfast.sources import Vector
 from softfast.sources.streamed import StreamedRows
+from softfast.sparse_coef import SparseCoef, predict_sparse
 from softfast.targets import count_right, is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
 from softfast.training import REAL_TYPES, Training, training
 from softfast.validation import as_offset, as_rows, require_finite
 
-Vector = NDArray[np.float64]
 
-
-class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class SoftmaxRegression(SparseCoef, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Softmax regression (multinomial logistic regression), with a certificate of optimality.
 
     Minimises the weighted mean cross-entropy plus ``||coef||^2 / (2 C S)``, S the sum of the weights, or an elastic
@@ -258,7 +258,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         )
         coef, intercept = np.zeros((n_outputs, source.n_features)), np.zeros(n_outputs)
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == coef.shape:
-            coef[:], intercept[:] = self.coef_, self.intercept_
+            coef[:], intercept[:] = self._dense_coef(), self.intercept_
         keeper, resumed = None, None
         if checkpoint is not None:
             keeper = Checkpoint(checkpoint, self.get_params(), classes, objective.moments, coef.shape)
@@ -309,15 +309,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
                 stop=monitor.stop,
                 metric=objective.metric,
             )
-        if self.solver == "lbfgs":
-            return lbfgs(objective, start, max_iter=self.max_iter, stop=monitor.stop, metric=objective.metric)
         point, n_iter, status = lbfgs(
             objective,
             start,
             max_iter=self.max_iter,
             stop=monitor.stop,
             metric=objective.metric,
-            refine=objective.refine,
+            refine=objective.refine if self.solver == "auto" else lambda point: point,
+            n_threads=objective.vector_threads,
         )
         return objective.precise(point), n_iter, status
 
@@ -452,6 +451,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         if offset is not None:
             rows = rows.with_offset(offset)
         n_threads = resolve_threads(self.n_threads, 2.0 * (rows.n_entries + 20 * rows.n_rows) * n_classes)
+        if not isinstance(self.coef_, np.ndarray):
+            return predict_sparse(X, self.coef_, self.intercept_, n_classes, code, offset, n_threads)
         result, finite = _core.default.predict(rows, self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
         if not finite and isinstance(rows, _core.Rows):
             require_finite("X", X)

@@ -244,7 +244,9 @@ def loss_gradient(
            [ 0.5]]), array([0., 0.]))
     """
     rows = as_rows("X", X)
-    coef = np.ascontiguousarray(as_real("coef", coef), dtype=np.float64)
+    coef = as_real("coef", coef)
+    if isinstance(rows, _core.Rows) or not (coef.flags.c_contiguous or coef.flags.f_contiguous):
+        coef = np.ascontiguousarray(coef, dtype=np.float64)
     if coef.ndim != 2 or coef.shape[0] < 2 or coef.shape[1] != rows.n_features:
         raise ValueError(f"coef must have shape (K, {rows.n_features}) with K >= 2, got {coef.shape}")
     n_classes = coef.shape[0]
@@ -252,7 +254,10 @@ def loss_gradient(
     if offset is not None:
         rows = rows.with_offset(as_offset(offset, rows.n_rows, n_classes))
     weight = as_weight(sample_weight, rows.n_rows)
-    targets = _core.Targets(as_targets(y, rows.n_rows, n_classes, rows.dtype), weight)
+    # In the weights the division by their sum costs no pass over the gradient.
+    total = float(rows.n_rows if weight is None else weight.sum()) or 1.0
+    scaled = 1 / total if weight is None else weight / total
+    targets = _core.Targets(as_targets(y, rows.n_rows, n_classes, rows.dtype), scaled)
     try:
         loss, grad_coef, grad_intercept = _core.default.loss_gradient(
             rows,
@@ -261,18 +266,20 @@ def loss_gradient(
             bias,
             n_classes,
             arithmetic=rows.dtype,
+            by_feature=True,
             n_threads=resolve_threads(n_threads, 4.0 * (rows.n_entries + 8 * rows.n_rows) * n_classes),
         )
     except IndexError as error:
         raise ValueError(f"y: {error}") from None
-    if not (np.isfinite(loss) and np.isfinite(grad_coef).all()):
-        # Checked here only, for NaN and infinity in an argument always reach the result.
+    # Checked here only, for NaN and infinity in an argument always reach the result; what is stored of sparse rows is
+    # known to be finite.
+    seen = grad_coef if isinstance(rows, _core.Rows) else grad_intercept
+    if not (np.isfinite(loss) and np.isfinite(seen).all()):
         require_finite("coef", coef)
         require_finite("intercept", bias)
         if isinstance(rows, _core.Rows):
             require_finite("X", as_real("X", X))
-    total = float(rows.n_rows if weight is None else weight.sum()) or 1.0
-    return loss / total, grad_coef / total, grad_intercept / total
+    return loss, grad_coef, grad_intercept
 
 
 def _axis(axis: int, ndim: int) -> int:

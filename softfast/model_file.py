@@ -1,10 +1,11 @@
 """Model files: a fitted `SoftmaxRegression` in a safetensors file, without pickle.
 
-A file holds two tensors, ``coef`` (M, p) and ``intercept`` (M,), float64, M = K or 1 with two classes, and one metadata
-entry, ``softfast``: JSON with the keys of `_METADATA` below, ``format``, ``version``, ``params`` (the constructor's but
-for ``callback``, which is code), ``classes`` (``dtype`` and ``values``) and ``feature_names`` (a list or null). Numbers
-that JSON does not have are written as "inf" (``C``) and null (``duality_gap``). Loading checks everything and runs
-nothing of what it reads.
+A file holds two tensors, ``coef`` (M, p) and ``intercept`` (M,), float64, M = K or 1 with two classes; after
+``sparsify``, in place of ``coef`` its CSR: ``coef_data`` float64, ``coef_indices`` and ``coef_indptr`` int32 or int64.
+And it holds one metadata entry, ``softfast``: JSON with the keys of `_METADATA` below, ``format``, ``version``,
+``params`` (the constructor's but for ``callback``, which is code), ``classes`` (``dtype`` and ``values``) and
+``feature_names`` (a list or null). Numbers that JSON does not have are written as "inf" (``C``) and null
+(``duality_gap``). Loading checks everything and runs nothing of what it reads.
 """
 
 import json
@@ -21,9 +22,10 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from scipy.sparse import csr_array, issparse
 from sklearn.utils.validation import check_is_fitted
 
-from softfast._core import VERSION
+from softfast._core import VERSION, SparseRows
 from softfast.estimator import SoftmaxRegression
 from softfast.files import InputError, half_of_memory, replacing
 
@@ -38,6 +40,8 @@ _CLASS_DTYPES: dict[str, type] = {
     "str": str,
     "object": str,
 }
+
+_SPARSE = ("coef_data", "coef_indices", "coef_indptr")
 
 _MAX_LABEL_CHARACTERS = 2**26
 
@@ -166,10 +170,12 @@ def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str 
         "n_passes": _plain(model.n_passes_),
         "solver": model.solver_,
     }
-    tensors = {
-        "coef": np.ascontiguousarray(model.coef_, dtype=np.float64),
-        "intercept": np.ascontiguousarray(model.intercept_, dtype=np.float64),
-    }
+    tensors = {"intercept": np.ascontiguousarray(model.intercept_, dtype=np.float64)}
+    if issparse(model.coef_):
+        coef = csr_array(model.coef_, dtype=np.float64)
+        tensors |= {"coef_data": coef.data, "coef_indices": coef.indices, "coef_indptr": coef.indptr}
+    else:
+        tensors["coef"] = np.ascontiguousarray(model.coef_, dtype=np.float64)
     # The checks of loading come before the writing: what could not be loaded is not saved.
     _check_metadata(path, metadata)
     _restore(path, metadata, tensors)
@@ -207,16 +213,19 @@ def load(path: str | os.PathLike[str]) -> tuple[SoftmaxRegression, dict[str, Any
             if text is None:
                 raise ModelFileError(f"{path}: a safetensors file, but no model of softfast: no entry 'softfast' in it")
             metadata = _check_metadata(path, _parse(path, text))
-            if set(file.keys()) != {"coef", "intercept"}:
+            names = set(file.keys())
+            if names not in ({"coef", "intercept"}, {*_SPARSE, "intercept"}):
                 raise ModelFileError(f"{path}: expected the tensors coef and intercept, got {_shown(file.keys())}")
             for name, shape in _shapes(metadata).items():
+                if name not in names:
+                    continue
                 tensor = file.get_slice(name)
                 if tensor.get_dtype() != "F64" or tuple(tensor.get_shape()) != shape:
                     raise ModelFileError(
                         f"{path}: {name} must be F64 of shape {shape}, as its numbers of classes and features ask for, "
                         f"got {tensor.get_dtype()} of shape {tuple(tensor.get_shape())}"
                     )
-            tensors = {name: file.get_tensor(name) for name in ("coef", "intercept")}
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a whole safetensors file, as softfast's models are ({error})") from error
     return _restore(path, metadata, tensors), metadata
@@ -332,7 +341,7 @@ def _restore(
 ) -> SoftmaxRegression:
     """The fitted model of checked metadata and of tensors of the right shapes."""
     for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
+        if not name.startswith("coef_") and not np.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} must be finite, got NaN or infinity in it")
     params = dict(metadata["params"])
     params["C"] = float(params["C"])
@@ -340,7 +349,8 @@ def _restore(
         params["class_weight"] = dict(params["class_weight"])
     model = SoftmaxRegression(**params)
     model.classes_ = np.array(metadata["classes"]["values"], dtype=metadata["classes"]["dtype"])
-    model.coef_, model.intercept_ = tensors["coef"], tensors["intercept"]
+    model.coef_ = tensors["coef"] if "coef" in tensors else _sparse_coef(path, metadata, tensors)
+    model.intercept_ = tensors["intercept"]
     model.n_features_in_ = metadata["n_features"]
     if metadata["feature_names"] is not None:
         model.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
@@ -349,3 +359,18 @@ def _restore(
     model.converged_, model.solver_ = metadata["converged"], metadata["solver"]
     model.n_iter_, model.n_passes_ = metadata["n_iter"], metadata["n_passes"]
     return model
+
+
+def _sparse_coef(path: str | os.PathLike[str], metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> csr_array:
+    """The sparse coefficients of checked metadata; nothing in them is taken on trust."""
+    data, indices, indptr = (tensors[name] for name in _SPARSE)
+    shape = _shapes(metadata)["coef"]
+    try:
+        if data.dtype != np.float64:
+            raise ValueError(f"data must be float64, got {data.dtype}")
+        rows = SparseRows(data, indices, indptr, shape[1])
+    except ValueError as error:
+        raise ModelFileError(f"{path}: of the sparse coef {error}") from None
+    if rows.n_rows != shape[0]:
+        raise ModelFileError(f"{path}: coef must have {shape[0]} rows, one a class, got {rows.n_rows}")
+    return csr_array((data, indices, indptr), shape=shape)

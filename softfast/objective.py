@@ -16,13 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from softfast import _core
-from softfast.certificate import EPS, Certificate
+from softfast import _core, _vectors
+from softfast.certificate import EPS, Certificate, Terms
 from softfast.metric import Curvature, Form, MetricBudget, active_hessian, sampled_inverse
 from softfast.penalty import GREATEST, LEAST, Groups, Penalty
 from softfast.sources import Matrix, Moments, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
+from softfast.threads import resolve_threads
 
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
 # Floating-point operations that `curvature` may always cost, and the largest size of one of its blocks (d x d).
@@ -95,6 +97,10 @@ class SoftmaxObjective:
     measured by its frequency: scale_kj^2 = q_k (1 - q_k) var_j + strength, the diagonal of the Hessian at constant
     probabilities q.  A change of variables, not of the problem: the penalty stays on W.  So a solver that starts with
     the identity as its metric is not disturbed by the units of the features.
+
+    W lies in the vector in F order, the classes of a feature next to each other, which rows in CSR read without a
+    transposition. Under L2 the features may be fewer than the caller's, as `Source.merged` has it, or as a `basis`
+    already has; only `pack` and `unpack` know of it.
     """
 
     def __init__(
@@ -106,13 +112,20 @@ class SoftmaxObjective:
         n_outputs: int,
         l1_ratio: float = 0.0,
         by_feature: bool = False,
+        basis: csr_array | None = None,
         n_threads: int | None = None,
     ) -> None:
+        self._penalty = Penalty(strength, l1_ratio, by_feature and n_outputs > 1)
+        self._basis = basis
+        merged = source.merged() if self._penalty.threshold == 0 < strength else None
+        if merged is not None:
+            source, self._basis = merged
         self._source = source
         self._n_threads = n_threads
-        self._penalty = Penalty(strength, l1_ratio, by_feature and n_outputs > 1)
         self._fit_intercept = fit_intercept
         self._shape = (n_outputs, source.n_features)
+        # A dozen operations an element.
+        self.vector_threads = resolve_threads(n_threads, 12.0 * n_outputs * source.n_features)
         self.n_passes: float = 0
         with np.errstate(over="ignore", invalid="ignore"):
             moments = source.moments()
@@ -129,8 +142,9 @@ class SoftmaxObjective:
         if self._penalty.threshold > 0 and self._penalty.by_feature:
             # One scale for all coefficients of a feature: then N is a weighted sum of norms of x, too.
             frequency = np.full_like(frequency, frequency.mean())
-        scale = np.sqrt(np.outer(frequency, spread) + strength)
-        self._scale = np.where(scale > 0, scale, 1.0)
+        self._scale = np.empty(self._shape, order="F")
+        np.sqrt(np.multiply.outer(frequency, spread, out=self._scale) + strength, out=self._scale)
+        self._scale[self._scale == 0] = 1.0
         self._intercept_scale = np.sqrt(frequency)
         self._certificate = Certificate(moments, self._penalty, self._first, self._target_means)
         self._uniform_product: Matrix | None = None
@@ -165,13 +179,16 @@ class SoftmaxObjective:
             n_outputs=n_outputs,
             l1_ratio=self._penalty.l1_ratio,
             by_feature=self._penalty.by_feature,
+            basis=self._basis,
             n_threads=self._n_threads,
         )
         return part, source.n_rows / self._source.n_rows
 
     def pack(self, coef: Matrix, intercept: Vector) -> Vector:
         """The solver's vector for coef (M, p) and intercept (M,)."""
-        flat = (coef * self._scale).ravel()
+        if self._basis is not None:
+            coef = coef @ self._basis
+        flat = (coef * self._scale).ravel("F")
         if not self._fit_intercept:
             return flat
         return np.concatenate([flat, (intercept + coef @ self._center) * self._intercept_scale])
@@ -183,37 +200,54 @@ class SoftmaxObjective:
         classes sum to zero is taken, which has the smallest penalty.  The gradient sums to zero likewise.  N depends on
         the representative; then the coefficients are taken as they are.
         """
-        size = self._scale.size
-        coef = x[:size].reshape(self._shape) / self._scale
-        if self._first == 0 and self._penalty.threshold == 0:
-            coef -= coef.mean(axis=0)
+        coef, intercept = self._unpack(x)
+        coef = coef if self._basis is None else (self._basis @ coef.T).T
+        return np.ascontiguousarray(coef), intercept
+
+    def _unpack(self, x: Vector) -> tuple[Matrix, Vector]:
+        """The same of the features of the source, coef in F order."""
+        by_feature, shift = _vectors.unscale(
+            self._matrix(x).T,
+            self._scale.T,
+            self._center,
+            self._first == 0 and self._penalty.threshold == 0,
+            n_threads=self.vector_threads,
+        )
         if not self._fit_intercept:
-            return coef, np.zeros(self._shape[0])
-        intercept = x[size:] / self._intercept_scale - coef @ self._center
-        return coef, intercept if self._first else intercept - intercept.mean()
+            return by_feature.T, np.zeros(self._shape[0])
+        intercept = x[self._scale.size :] / self._intercept_scale - shift
+        return by_feature.T, intercept if self._first else intercept - intercept.mean()
+
+    def _matrix(self, x: Vector) -> Matrix:
+        """The part of a vector that is W scaled, (M, p): a view."""
+        return x[: self._scale.size].reshape(self._shape, order="F")
 
     def __call__(self, x: Vector) -> Point:
         """F, gradient and gap at x: one pass over the rows."""
-        coef, intercept = self.unpack(x)
+        coef, intercept = self._unpack(x)
         loss, product, residual = self._source.loss_gradient(coef, intercept, single=self._single)
         eps = _EPS_SINGLE if self._single else EPS
         self.n_passes += 1
         total = self._source.total_weight
         loss, residual = loss / total, residual / total
-        product /= total
         if not x.any() and not self._source.has_offset:
-            self._uniform_product = product
-        gradient = self._penalty.ridge * coef
-        gradient += product
-        value = loss + 0.5 * self._penalty.ridge * float(np.vdot(coef, coef))
+            self._uniform_product = product / total
+        of_intercept = residual if self._fit_intercept else np.zeros_like(residual)
+        certificate, flat = self._certificate, np.empty(len(x))
+        means = certificate.centred_means if certificate.smooth and self._fit_intercept else None
+        sums = self._derive(coef, product, residual, flat, means)
+        gradient, linear, size, square, cross = map(float, sums[:5].sum(axis=1))
+        terms = Terms(gradient, linear, size, square, cross, sums[5], sums[6])
+        value = loss + 0.5 * self._penalty.ridge * terms.size
         if self._penalty.threshold > 0:
             value += self._penalty.threshold * float(self._penalty.norms(coef).sum())
-        of_intercept = residual if self._fit_intercept else np.zeros_like(residual)
-        gap = self._certificate.gap(loss, coef, intercept, product, of_intercept, gradient, eps=eps)
+            gap = certificate.sparse_gap(loss, coef, intercept, product / total, of_intercept)
+        else:
+            gap = certificate.smooth_gap(loss, intercept, of_intercept, terms, eps=eps)
         # Large terms of a logit that cancel leave their error in the loss: at most twice that of the worst class.
-        logit_size = float((np.abs(coef) @ self.moments.feature_size + np.abs(intercept)).max())
+        logit_size = float((sums[7] + np.abs(intercept)).max())
         rounding = 4 * eps * (2 * value + logit_size + self.moments.offset_size)
-        return Point(x, value, self._flat(gradient, residual), gap, loss, rounding)
+        return Point(x, value, flat, gap, loss, rounding)
 
     def precise(self, point: Point) -> Point:
         """The point, evaluated anew in float64 if it was in float32; float64 from now on."""
@@ -235,27 +269,36 @@ class SoftmaxObjective:
             self._single = point.rounding * (_EPS_SINGLE / EPS) < _SINGLE_ROUNDING * point.value
         return point
 
-    def _flat(self, by_coef: Matrix, by_intercept: Vector) -> Vector:
-        """Derivatives by coef and intercept as derivatives by the solver's vector."""
-        size = self._scale.size
-        flat = np.empty(size + self._fit_intercept * len(by_intercept))
-        centred = flat[:size].reshape(self._shape)
+    def _derive(self, coef: Matrix, product: Matrix, residual: Vector, flat: Vector, means: Matrix | None) -> Matrix:
+        """To `flat` the derivatives by the solver's vector; returns the sums of `_vectors.derive`.
+
+        `product` is G times the sum of the weights, `residual` g; or the same of the Hessian times a direction `coef`.
+        """
         if self._fit_intercept:
-            np.multiply.outer(by_intercept, self._center, out=centred)
-            np.subtract(by_coef, centred, out=centred)
-            centred /= self._scale
-            flat[size:] = by_intercept / self._intercept_scale
-        else:
-            np.divide(by_coef, self._scale, out=centred)
-        return flat
+            flat[self._scale.size :] = residual / self._intercept_scale
+        return _vectors.derive(
+            coef.T,
+            product.T if product.strides[0] == product.itemsize else np.ascontiguousarray(product.T),
+            self._source.total_weight,
+            self._penalty.ridge,
+            self._scale.T,
+            self._center,
+            residual,
+            None if means is None else means.T,
+            self.moments.feature_mean,
+            self.moments.feature_size,
+            self._matrix(flat).T,
+            n_threads=self.vector_threads,
+        )
 
     def hessian_vector(self, point: Point, vector: Vector) -> Vector:
         """The Hessian of F without N at a point times a vector, from all rows; counted as 1.5 passes."""
-        direction, direction_intercept = self.unpack(vector)
-        product, residual = self._source.hessian_vector(*self.unpack(point.x), direction, direction_intercept)
+        direction, direction_intercept = self._unpack(vector)
+        product, residual = self._source.hessian_vector(*self._unpack(point.x), direction, direction_intercept)
         self.n_passes += _PASSES_A_PRODUCT
-        total = self._source.total_weight
-        return self._flat(product / total + self._penalty.ridge * direction, residual / total)
+        flat = np.empty(len(vector))
+        self._derive(direction, product, residual / self._source.total_weight, flat, None)
+        return flat
 
     def metric(self, point: Point) -> Callable[[Vector], Vector] | None:
         """Multiplication by the inverse of an approximate Hessian at a point, from a sample of the rows.
@@ -273,9 +316,14 @@ class SoftmaxObjective:
         if self._sample is None or n_rows != self._sample_rows:
             self._sample, self._sample_rows = self._source.sample(n_rows, self.moments), n_rows
         sample = self._sample
-        coef, intercept = self.unpack(point.x)
+        coef, intercept = self._unpack(point.x)
         proba, _ = _core.default.predict(
-            _core.Rows(sample.X, sample.offset), coef, intercept, self._source.n_classes, _core.SOFTMAX, n_threads=1
+            _core.Rows(sample.X, sample.offset),
+            np.ascontiguousarray(coef),
+            intercept,
+            self._source.n_classes,
+            _core.SOFTMAX,
+            n_threads=1,
         )
         sample.blend(proba, _LABEL_SHARE, self.even_share)
         self.even_share /= 10
@@ -301,10 +349,10 @@ class SoftmaxObjective:
         def product(vector: Vector) -> Vector:
             # From the flat layout (coefficients, then intercepts) to one row a class, and back.
             rows = np.empty((n_outputs, width))
-            rows[:, :p] = vector[: n_outputs * p].reshape(n_outputs, p)
+            rows[:, :p] = self._matrix(vector)
             rows[:, p:] = vector[n_outputs * p :].reshape(n_outputs, width - p)
             rows = solve(rows)
-            return np.concatenate([rows[:, :p].ravel(), rows[:, p:].ravel()])
+            return np.concatenate([rows[:, :p].ravel("F"), rows[:, p:].ravel()])
 
         self._metric = product
         return product
@@ -314,10 +362,9 @@ class SoftmaxObjective:
         n_outputs, p = self._shape
         threshold, flat = self._penalty.threshold, np.arange(n_outputs * p + self._fit_intercept * n_outputs)
         if self._penalty.by_feature:
-            flat[: n_outputs * p] = flat[: n_outputs * p].reshape(n_outputs, p).T.ravel()
             weight, size = threshold / self._scale[0], n_outputs
         else:
-            weight, size = (threshold / self._scale).ravel(), 1
+            weight, size = (threshold / self._scale).ravel("F"), 1
         starts = np.concatenate([np.arange(0, n_outputs * p, size), np.arange(n_outputs * p, len(flat) + 1)])
         return Groups(flat, starts, np.concatenate([weight, np.zeros(len(flat) - n_outputs * p)]))
 
@@ -336,15 +383,15 @@ class SoftmaxObjective:
             np.subtract(sample.X, self._center, out=rows[:, :p])
             self._sample = replace(sample, X=rows)
         is_coef = active < n_outputs * p
-        outputs = np.where(is_coef, active // p, active - n_outputs * p)
-        columns = np.where(is_coef, active % p, p)
+        outputs = np.where(is_coef, active % n_outputs, active - n_outputs * p)
+        columns = np.where(is_coef, active // n_outputs, p)
         form, step = self._form(len(self._sample.X), np.bincount(outputs, minlength=n_outputs))
         sample = self._sample.every(step)
         features = sample.X
-        coef, intercept = self.unpack(point.x)
+        coef, intercept = self._unpack(point.x)
         proba, _ = _core.default.predict(
             _core.Rows(features[:, :p], sample.offset),
-            coef,
+            np.ascontiguousarray(coef),
             intercept + coef @ self._center,
             self._source.n_classes,
             _core.SOFTMAX,
@@ -353,7 +400,7 @@ class SoftmaxObjective:
         exact = form == "whole" and len(features) == self._source.n_rows
         if not exact:
             sample.blend(proba, _LABEL_SHARE)
-        scale = np.concatenate([self._scale.ravel(), self._intercept_scale])[active]
+        scale = np.concatenate([self._scale.ravel("F"), self._intercept_scale])[active]
         ridge = _ACTIVE_RIDGE + np.where(is_coef, self._penalty.ridge / scale**2, 0)
         order, values, sizes = active_hessian(
             features, proba[:, self._first :], sample.weight, outputs, columns, scale, ridge, form
@@ -387,7 +434,8 @@ class SoftmaxObjective:
         """
         if self._uniform_product is None:
             n_outputs = self._shape[0]
-            _, product, _ = self._source.loss_gradient(np.zeros(self._shape), np.zeros(n_outputs), with_offset=False)
+            zeros = np.zeros(self._shape, order="F")
+            _, product, _ = self._source.loss_gradient(zeros, np.zeros(n_outputs), with_offset=False)
             self.n_passes += 1
             self._uniform_product = product / self._source.total_weight
-        return self.moments.feature_mean / self._source.n_classes - self._uniform_product
+        return np.asarray(self.moments.feature_mean / self._source.n_classes - self._uniform_product, order="F")

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from softfast import _core
+from softfast import _core, _vectors
 
 # Below this many floating-point operations (about half a millisecond on one core) a call stays on one thread. Opening a
 # team costs 5 to 20 microseconds; but every call ends by waiting for the slowest thread, and where another process
@@ -19,7 +19,7 @@ _forked = False
 
 def _after_fork_in_child() -> None:
     global _forked
-    _forked = _core.threads_started()
+    _forked = _core.threads_started() or _vectors.threads_started()
 
 
 if hasattr(os, "register_at_fork"):

@@ -77,6 +77,11 @@ cdef class _Buffer:
         self.data = <char *>((<uintptr_t>cnp.PyArray_DATA(self.base) + SF_ALIGNMENT - 1)
                              & ~<uintptr_t>(SF_ALIGNMENT - 1))
 
+    cdef object matrix(self, ptrdiff_t n_rows, ptrdiff_t n_columns):
+        """The memory, which lives on with it, as a matrix of float64."""
+        cdef ptrdiff_t begin = self.data - <char *>cnp.PyArray_DATA(self.base)
+        return self.base[begin:begin + 8 * n_rows * n_columns].view(np.float64).reshape(n_rows, n_columns)
+
 
 @cython.final
 cdef class Rows:
@@ -185,7 +190,7 @@ cdef class _Model:
 
     def __init__(self, const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes, int real):
         cdef ptrdiff_t n_outputs = coef.shape[0], n_features = coef.shape[1], itemsize = 4 if real == SF_F32 else 8
-        check_model(coef, intercept, n_classes)
+        check_model(n_outputs, intercept, n_classes)
         self.real = real
         self.view.n_features = n_features
         self.view.n_outputs = n_outputs
@@ -206,9 +211,9 @@ cdef class _Model:
                 put(self.view.intercept, k, -INFINITY, real)
 
 
-cdef int check_model(const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes) except -1:
-    if intercept.shape[0] != coef.shape[0] or not n_classes - 1 <= coef.shape[0] <= n_classes or coef.shape[0] < 1:
-        raise ValueError(f"{coef.shape[0]} rows of coef, {intercept.shape[0]} intercepts, {n_classes} classes")
+cdef int check_model(ptrdiff_t n_outputs, const double[::1] intercept, ptrdiff_t n_classes) except -1:
+    if intercept.shape[0] != n_outputs or not n_classes - 1 <= n_outputs <= n_classes or n_outputs < 1:
+        raise ValueError(f"{n_outputs} rows of coef, {intercept.shape[0]} intercepts, {n_classes} classes")
     return 0
 
 
@@ -254,13 +259,17 @@ cdef class Kernels:
         return f"<softfast kernels: {self.name}>"
 
     def loss_gradient(self, X not None, Targets targets not None, coef, intercept, ptrdiff_t n_classes, *,
-                      arithmetic=np.float64, int n_threads=1):
-        """Sums over rows, Rows or SparseRows: loss, residual^T X (M, p), residual^T 1 (M,), all float64."""
+                      arithmetic=np.float64, bint by_feature=False, int n_threads=1):
+        """Sums over rows, Rows or SparseRows: loss, residual^T X (M, p), residual^T 1 (M,), all float64.
+
+        coef is in C or F order; for SparseRows it may be float32.  With by_feature their residual^T X has the classes
+        of a feature next to each other, with room after them, which saves a transposition.
+        """
         cdef int real = arithmetic_of(arithmetic)
         if isinstance(X, SparseRows):
             model = csr_model(X, coef, intercept, n_classes, real, n_threads)
-            return evaluate_csr(self.table, X, targets, model, None, n_threads)
-        models = [_Model(coef, intercept, n_classes, real)]
+            return evaluate_csr(self.table, X, targets, model, None, by_feature, n_threads)
+        models = [_Model(np.ascontiguousarray(coef), intercept, n_classes, real)]
         losses, product, residual = evaluate(self.table, X, [targets], models, None, n_threads)
         return float(losses[0]), product[0], residual[0]
 
@@ -277,18 +286,19 @@ cdef class Kernels:
         return evaluate(self.table, X, targets, models, None, n_threads)
 
     def hessian_vector(self, X not None, Targets targets not None, coef, intercept, direction,
-                       direction_intercept, ptrdiff_t n_classes, *, arithmetic=np.float64, int n_threads=1):
+                       direction_intercept, ptrdiff_t n_classes, *, arithmetic=np.float64, bint by_feature=False,
+                       int n_threads=1):
         """Sums over rows: the loss's Hessian at coef (M, p) and intercept (M,) times the direction, shaped like them.
 
-        Of the targets only the weights count.
+        Of the targets only the weights count; by_feature as in `loss_gradient`.
         """
         cdef int real = arithmetic_of(arithmetic)
         if isinstance(X, SparseRows):
             model = csr_model(X, coef, intercept, n_classes, real, n_threads)
             turned = csr_model(X, direction, direction_intercept, n_classes, real, n_threads)
-            return evaluate_csr(self.table, X, targets, model, turned, n_threads)[1:]
-        models = [_Model(coef, intercept, n_classes, real)]
-        directions = [_Model(direction, direction_intercept, n_classes, real)]
+            return evaluate_csr(self.table, X, targets, model, turned, by_feature, n_threads)[1:]
+        models = [_Model(np.ascontiguousarray(coef), intercept, n_classes, real)]
+        directions = [_Model(np.ascontiguousarray(direction), direction_intercept, n_classes, real)]
         _, product, residual = evaluate(self.table, X, [targets], models, directions, n_threads)
         return product[0], residual[0]
 
@@ -500,15 +510,6 @@ cdef class Kernels:
             else:
                 kernels.log(<void *>sink.view.data, source.view.data, source.view.n_features)
         return out
-
-
-cdef object label_error(list targets, ptrdiff_t row, ptrdiff_t n_classes):
-    """What a kernel that stopped at a row has found there."""
-    cdef Targets of_rows
-    for of_rows in targets:
-        if of_rows.view.labels != NULL and not 0 <= of_rows.view.labels[row] < n_classes:
-            return f"label {of_rows.view.labels[row]} of row {row} is not in 0..{n_classes - 1}"
-    return f"the labels changed while they were read, about row {row}"
 
 
 cdef struct map_job:

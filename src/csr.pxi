@@ -12,6 +12,10 @@ ctypedef fused real_t:
     float
     double
 
+ctypedef fused source_t:
+    float
+    double
+
 ctypedef fused bits_t:
     uint32_t
     uint64_t
@@ -191,8 +195,9 @@ cdef void split(ptrdiff_t *shares, ptrdiff_t *counts, const index_t *indices, pt
     cdef double work = 0, total = <double>n + p
     for j in range(p):
         counts[j] = 1
-    for e in range(n):
-        counts[indices[e]] += 1
+    # One entry in sixteen says enough of how much work there is.
+    for e in range(0, n, 16):
+        counts[indices[e]] += 16
     shares[0] = 0
     for j in range(p):
         work += counts[j]
@@ -204,47 +209,64 @@ cdef void split(ptrdiff_t *shares, ptrdiff_t *counts, const index_t *indices, pt
         share += 1
 
 
-# Both copies go by tiles: whole lines of the runs, and parts of the matrix's rows that are long enough for the
-# hardware's prefetcher.  Back to (150, 35165) on one thread took 12.4 ms with 256 features and 8 classes, 16.3 with 64
-# features, 18.7 with 16 features and all classes.
+# Copies between a matrix (M, p) and runs [p][stride], column k + first of a run for row k of the matrix.  A matrix in F
+# order has the classes of a feature next to each other, as runs have.  One in C order is transposed by tiles: whole
+# lines of the runs, and parts of the matrix's rows that are long enough for the hardware's prefetcher.  Back to
+# (150, 35165) on one thread took 12.4 ms with 256 features and 8 classes, 16.3 with 64 features, 18.7 with 16 features
+# and all classes.
 cdef struct transposition:
-    # Between matrix (M, p) in float64 and runs [p][stride], column k + first of a run for row k of the matrix.
-    double *matrix
+    void *matrix
     void *runs
     ptrdiff_t n_features, n_outputs, stride, first
+    bint by_feature                                  # F order
+    bint narrow                                      # the matrix is float32, not float64
 
 
-cdef void pack_runs(const transposition *job, real_t *runs, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
+cdef void pack_runs(const transposition *job, const source_t *matrix, real_t *runs, ptrdiff_t begin,
+                    ptrdiff_t end) noexcept nogil:
     """To the runs of the features begin..end, zero where the matrix has no row."""
-    cdef ptrdiff_t j0, k0, j, k, used = job.first + job.n_outputs
+    cdef ptrdiff_t j0, k0, j, k, m = job.n_outputs, used = job.first + m
+    cdef real_t *run
+    cdef const source_t *column
     for j0 in range(begin, end, 256):
-        for k0 in range(0, job.n_outputs, 16):
-            for k in range(k0, min(k0 + 16, job.n_outputs)):
-                for j in range(j0, min(j0 + 256, end)):
-                    runs[j * job.stride + k + job.first] = <real_t>job.matrix[k * job.n_features + j]
+        if not job.by_feature:
+            for k0 in range(0, m, 16):
+                for k in range(k0, min(k0 + 16, m)):
+                    for j in range(j0, min(j0 + 256, end)):
+                        runs[j * job.stride + k + job.first] = <real_t>matrix[k * job.n_features + j]
         for j in range(j0, min(j0 + 256, end)):
+            run = runs + j * job.stride
+            if job.by_feature:
+                column = matrix + j * m
+                for k in range(m):
+                    run[k + job.first] = <real_t>column[k]
             if job.first:
-                runs[j * job.stride] = 0
+                run[0] = 0
             for k in range(used, job.stride):
-                runs[j * job.stride + k] = 0
+                run[k] = 0
 
 
 cdef void unpack_runs(const transposition *job, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
-    """The same back, from float64."""
+    """The same back, from float64 to float64 in C order."""
     cdef ptrdiff_t j0, k0, j, k
     cdef const double *runs = <const double *>job.runs
+    cdef double *matrix = <double *>job.matrix
     for j0 in range(begin, end, 256):
         for k0 in range(0, job.n_outputs, 8):
             for k in range(k0, min(k0 + 8, job.n_outputs)):
                 for j in range(j0, min(j0 + 256, end)):
-                    job.matrix[k * job.n_features + j] = runs[j * job.stride + k + job.first]
+                    matrix[k * job.n_features + j] = runs[j * job.stride + k + job.first]
 
 
 cdef void pack_part(const transposition *job, int real, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
-    if real == SF_F32:
-        pack_runs(job, <float *>job.runs, begin, end)
+    if real == SF_F32 and job.narrow:
+        pack_runs(job, <const float *>job.matrix, <float *>job.runs, begin, end)
+    elif real == SF_F32:
+        pack_runs(job, <const double *>job.matrix, <float *>job.runs, begin, end)
+    elif job.narrow:
+        pack_runs(job, <const float *>job.matrix, <double *>job.runs, begin, end)
     else:
-        pack_runs(job, <double *>job.runs, begin, end)
+        pack_runs(job, <const double *>job.matrix, <double *>job.runs, begin, end)
 
 
 cdef void pack_present(const transposition *job, int real, const index_t *indices, ptrdiff_t n) noexcept nogil:
@@ -254,18 +276,26 @@ cdef void pack_present(const transposition *job, int real, const index_t *indice
         pack_part(job, real, indices[e], indices[e] + 1)
 
 
-cdef _Model csr_model(SparseRows X, const double[:, ::1] coef, const double[::1] intercept, ptrdiff_t n_classes,
+cdef _Model csr_model(SparseRows X, cnp.ndarray coef, const double[::1] intercept, ptrdiff_t n_classes,
                       int real, int n_threads):
-    """Coefficients in the layout for rows in CSR; where X has fewer entries than features, of those that occur."""
+    """Coefficients in the layout for rows in CSR; where X has fewer entries than features, of those that occur.
+
+    coef (M, p), float32 or float64, in C or F order.
+    """
     _remember_threads(n_threads)
-    cdef ptrdiff_t n_outputs = coef.shape[0], p = coef.shape[1], itemsize = 4 if real == SF_F32 else 8, chunk
-    check_model(coef, intercept, n_classes)
+    if cnp.PyArray_NDIM(coef) != 2 or not (cnp.PyArray_IS_C_CONTIGUOUS(coef) or cnp.PyArray_IS_F_CONTIGUOUS(coef)):
+        raise ValueError(f"coef must be a contiguous matrix, got {describe(coef)}")
+    cdef ptrdiff_t n_outputs = cnp.PyArray_DIM(coef, 0), p = cnp.PyArray_DIM(coef, 1), share
+    cdef ptrdiff_t n_shares = min(p, SHARES)
+    cdef ptrdiff_t itemsize = 4 if real == SF_F32 else 8
+    check_model(n_outputs, intercept, n_classes)
     X.check(p, n_classes)
     cdef _Model model = _Model.__new__(_Model)
     cdef transposition job
     job.stride = sf_csr_stride(sf_csr_columns(n_outputs, n_classes), itemsize)
     job.first = sf_csr_columns(n_outputs, n_classes) - n_outputs
     job.n_features, job.n_outputs = p, n_outputs
+    job.by_feature, job.narrow = not cnp.PyArray_IS_C_CONTIGUOUS(coef), real_of(coef) == SF_F32
     cdef ptrdiff_t offset = ceil_div(p * job.stride * itemsize, SF_ALIGNMENT) * SF_ALIGNMENT
     model.n_bytes = offset + job.stride * itemsize
     model.memory = X.take(model.n_bytes)
@@ -273,23 +303,28 @@ cdef _Model csr_model(SparseRows X, const double[:, ::1] coef, const double[::1]
     model.view.n_features, model.view.n_outputs, model.view.n_classes = p, n_outputs, n_classes
     model.view.coef, model.view.intercept = model.memory.data, model.memory.data + offset
     if p:
-        job.matrix, job.runs = <double *>&coef[0, 0], model.memory.data
+        job.matrix, job.runs = cnp.PyArray_DATA(coef), model.memory.data
         with nogil:
             if X.n_entries >= p:
-                for chunk in prange(n_threads, num_threads=n_threads, schedule='static'):
-                    pack_part(&job, real, chunk * p // n_threads, (chunk + 1) * p // n_threads)
+                # Dynamic, for another process may hold up a core.
+                for share in prange(n_shares, num_threads=n_threads, schedule='dynamic'):
+                    pack_part(&job, real, share * p // n_shares, (share + 1) * p // n_shares)
             elif X.view.wide_indices:
                 pack_present(&job, real, <const int64_t *>X.view.indices, X.n_entries)
             else:
                 pack_present(&job, real, <const int32_t *>X.view.indices, X.n_entries)
-    job.matrix, job.runs, job.n_features = <double *>&intercept[0], <void *>model.view.intercept, 1
+    job.matrix, job.runs, job.n_features = <void *>&intercept[0], <void *>model.view.intercept, 1
+    job.by_feature, job.narrow = True, False
     pack_part(&job, real, 0, 1)
     return model
 
 
 cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets, _Model model, _Model direction,
-                         int n_threads):
-    """Sums over rows: loss, product with X (M, p), product with 1 (M,); with a direction, of the Hessian times it."""
+                         bint by_feature, int n_threads):
+    """Sums over rows: loss, product with X (M, p), product with 1 (M,); with a direction, of the Hessian times it.
+
+    by_feature: the product is a view of the runs, the classes of a feature next to each other; else it is in C order.
+    """
     cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features
     cdef ptrdiff_t n_outputs = model.view.n_outputs, n_classes = model.view.n_classes
     cdef const sf_csr_kernels *kernels = &table.csr[X.real][model.real][X.view.wide_indices]
@@ -305,7 +340,8 @@ cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets,
     cdef ptrdiff_t group_blocks = max(<ptrdiff_t>1, min(
         RESIDUAL_BYTES // (row_bytes * block), <ptrdiff_t>(WORK_BETWEEN_SIGNALS / row_work) // block,
         ceil_div(n, block)))
-    cdef ptrdiff_t n_runs = min(<ptrdiff_t>n_threads, SHARES), begin, end, i, k, run, first, last, bad = SF_OK
+    cdef ptrdiff_t n_runs = min(<ptrdiff_t>n_threads, SHARES), n_shares = min(p, SHARES)
+    cdef ptrdiff_t begin, end, i, k, run, share, first, last, bad = SF_OK
     cdef _Buffer features = X.share()
     cdef const ptrdiff_t *shares = <const ptrdiff_t *>features.data
     cdef size_t scratch_bytes = sf_csr_scratch_bytes(n_classes)
@@ -318,21 +354,22 @@ cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets,
     cdef double *sums_of = <double *>block_sums.data
     cdef double *residuals = <double *>residual.data
     cdef double loss = 0
-    product, residual_sums = np.empty((n_outputs, p)), np.zeros(n_outputs)
-    cdef double[:, ::1] product_out = product
+    residual_sums = np.zeros(n_outputs)
     cdef double[::1] sums_out = residual_sums
     # One column is its own transpose.
-    cdef bint direct = stride == 1
-    cdef size_t gradient_bytes = 0 if direct else p * row_bytes
-    cdef _Buffer memory = X.take(gradient_bytes)
+    cdef bint transposed = not by_feature and stride > 1
+    cdef size_t gradient_bytes = p * row_bytes
+    cdef _Buffer memory = X.take(gradient_bytes) if transposed else _Buffer(gradient_bytes)
     cdef double *gradient = <double *>memory.data
+    cdef cnp.ndarray product
     cdef transposition job
     job.runs, job.stride, job.first = gradient, stride, n_columns - n_outputs
     job.n_features, job.n_outputs = p, n_outputs
-    if p:
-        job.matrix = &product_out[0, 0]
-        if direct:
-            gradient = job.matrix
+    if transposed:
+        product = np.empty((n_outputs, p))
+    else:
+        product = memory.matrix(p, stride)[:, n_columns - n_outputs:n_columns].T
+    job.matrix = cnp.PyArray_DATA(product)
     with nogil:
         for run in prange(n_runs, num_threads=n_threads, schedule='static'):
             first = shares[run * SHARES // n_runs]
@@ -362,10 +399,11 @@ cdef object evaluate_csr(const sf_kernels *table, SparseRows X, Targets targets,
             begin = end
             with gil:
                 PyErr_CheckSignals()
-        if not direct and bad == SF_OK:
-            for run in prange(n_runs, num_threads=n_threads, schedule='static'):
-                unpack_runs(&job, run * p // n_runs, (run + 1) * p // n_runs)
-    X.give(gradient_bytes, memory)
+        if transposed and bad == SF_OK:
+            for share in prange(n_shares, num_threads=n_threads, schedule='dynamic'):
+                unpack_runs(&job, share * p // n_shares, (share + 1) * p // n_shares)
+    if transposed:
+        X.give(gradient_bytes, memory)
     X.give(model.n_bytes, model.memory)
     if bad != SF_OK:
         raise IndexError(label_error([targets], bad, n_classes))

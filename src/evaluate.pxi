@@ -109,6 +109,15 @@ cdef object evaluate(const sf_kernels *table, Rows X, list targets, list models,
     return losses, products, residuals
 
 
+cdef object label_error(list targets, ptrdiff_t row, ptrdiff_t n_classes):
+    """What a kernel that stopped at a row has found there."""
+    cdef Targets of_rows
+    for of_rows in targets:
+        if of_rows.view.labels != NULL and not 0 <= of_rows.view.labels[row] < n_classes:
+            return f"label {of_rows.view.labels[row]} of row {row} is not in 0..{n_classes - 1}"
+    return f"the labels changed while they were read, about row {row}"
+
+
 cdef ptrdiff_t run_task(const sf_row_kernels *kernels, const evaluation *evaluations, ptrdiff_t n_evaluations,
                         sf_gradient *out, ptrdiff_t size, const sf_rows *x, ptrdiff_t block, ptrdiff_t first,
                         ptrdiff_t last, void *scratch) noexcept nogil:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import softfast
-from softfast import _core, _descent
+from softfast import _core, _descent, _vectors
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(softfast.functions.__file__).parent
@@ -21,6 +21,7 @@ PACKAGE = Path(softfast.functions.__file__).parent
 RANK = {
     "_core": 0,
     "_descent": 0,
+    "_vectors": 0,
     "threads": 1,
     "files": 1,
     "numpy_reference": 1,
@@ -36,6 +37,7 @@ RANK = {
     "certificate": 6,
     "objective": 7,
     "separation": 7,
+    "sparse_coef": 3,
     "streams": 5,
     "checkpoint": 5,
     "training": 5,
@@ -78,7 +80,7 @@ def test_imports_run_one_way(path):
 
 def test_solvers_know_nothing_of_the_problem():
     for path in (PACKAGE / "solvers").glob("*.py"):
-        assert set(imported(path)) <= {"_descent", "solvers"}
+        assert set(imported(path)) <= {"_descent", "_vectors", "solvers"}
 
 
 @pytest.mark.skipif(not (ROOT / "src").is_dir(), reason="needs the source tree")
@@ -97,7 +99,7 @@ def test_no_file_outgrows_a_reader():
 
 
 @pytest.mark.skipif(not (shutil.which("nm") and sys.platform == "linux"), reason="needs nm on Linux")
-@pytest.mark.parametrize("module", [_core, _descent], ids=["_core", "_descent"])
+@pytest.mark.parametrize("module", [_core, _descent, _vectors], ids=["_core", "_descent", "_vectors"])
 def test_only_the_module_is_exported(module):
     symbols = subprocess.run(
         ["nm", "-D", "--defined-only", module.__file__], capture_output=True, text=True, check=True

@@ -167,7 +167,7 @@ def test_hessian_vector_is_the_slope_of_the_gradient(fit_intercept, n_classes, p
         n_outputs=n_outputs,
     )
     x, vector = rng.normal(size=(2, n_outputs * (4 + fit_intercept)))
-    step = 1e-3
+    step = 5e-4
     gradient = {k: objective(x + k * step * vector).gradient for k in (-2, -1, 1, 2)}
     slope = (gradient[-2] - 8 * gradient[-1] + 8 * gradient[1] - gradient[2]) / (12 * step)
     before = objective.n_passes

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from libraries import Call, array_calls, cross_entropy_calls, loss_gradient_calls, version
+from libraries import Call, array_calls, cross_entropy_calls, csr_loss_gradient_calls, loss_gradient_calls, version
 from machine import THREADS, limits, machine, threads_of_all
 
 # Seconds for other libraries' threads to stop spinning; see README.md here.
@@ -33,6 +33,8 @@ LOSS_GRADIENT = [
 ]
 F_ORDER = [LOSS_GRADIENT[i] for i in (0, 1, 2, 5)]
 ONE_THREAD = [LOSS_GRADIENT[i] for i in (0, 1, 2, 5, 6)]
+# The same and the entries of a row, in CSR: words and pairs of them in news, and in short questions.
+CSR = [(11_314, 130_107, 20, 158, "float32"), (18_000, 35_165, 150, 16, "float32")]
 # Function, shape, axis, type, whether into an array that is there already.
 ARRAYS = [
     ("softmax", (1_000_000, 10), 1, "float32", False),
@@ -79,6 +81,17 @@ def works(shrink: int) -> Iterator[Work]:
                 order,
                 threads,
                 lambda a=arguments: loss_gradient_calls(*a),
+            )
+    for threads in (THREADS, 1):
+        for n, p, n_classes, entries, dtype in CSR:
+            arguments = (max(100, n // shrink), p, n_classes, entries, dtype, threads)
+            yield Work(
+                "loss_gradient",
+                f"{arguments[0]}x{p} K={n_classes}",
+                dtype,
+                "CSR",
+                threads,
+                lambda a=arguments: csr_loss_gradient_calls(*a),
             )
     for function, shape, axis, dtype, out in ARRAYS:
         small = tuple(max(1, s // shrink) if s > 1000 else s for s in shape)

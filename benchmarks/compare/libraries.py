@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import scipy.special
 
 import softfast
@@ -67,6 +68,24 @@ def loss_gradient_calls(
     if version("torch"):
         calls["torch"] = _torch_call(X, y, coef, intercept)
     return calls
+
+
+def csr_loss_gradient_calls(
+    n: int, p: int, n_classes: int, entries: int, dtype: str, n_threads: int = 1
+) -> dict[str, Call]:
+    """The same for rows in CSR of so many entries each, some features in many rows, most in few, as words are."""
+    rng = np.random.default_rng(3)
+    indices = np.sort((p * rng.random((n, entries)) ** 4).astype(np.int32), axis=1).ravel()
+    data = rng.random(n * entries, dtype=np.dtype(dtype).type)
+    X = scipy.sparse.csr_array((data, indices, np.arange(n + 1, dtype=np.int32) * entries), shape=(n, p))
+    X.sum_duplicates()
+    y = rng.integers(0, n_classes, n)
+    coef = (rng.standard_normal((n_classes, p)) / np.sqrt(entries)).astype(dtype)
+    intercept = np.zeros(n_classes, dtype=dtype)
+    return {
+        "softfast": lambda: softfast.loss_gradient(X, y, coef, intercept, n_threads=n_threads),
+        "scikit-learn": _sklearn_call(X, y, coef, intercept, n_threads),
+    }
 
 
 def _sklearn_call(X: Any, y: Any, coef: Any, intercept: Any, n_threads: int) -> Call:

@@ -6,12 +6,13 @@ from sklearn.datasets import load_digits, load_iris
 
 from softfast import SoftmaxRegression
 
-from .common import sampled_labels
+from .common import sampled_labels, sparse_classification
 
 PROBLEMS = {
     "iris": lambda: load_iris(return_X_y=True),
     "digits": lambda: load_digits(return_X_y=True),
     "50000x30 K=5 badly scaled": lambda: sampled_labels(50_000, 30, 5),
+    "2000x20000 K=20 CSR": lambda: sparse_classification(2_000, 20_000, 20, 60)[:2],
 }
 
 

@@ -65,7 +65,7 @@ def line_search(objective: Callable[[Vector], E], point: E, direction: Vector, s
     low, low_value, low_slope = 0.0, point.value, slope
     high = high_value = high_slope = float("nan")
     for _ in range(40):
-        trial = objective(point.x + step * direction)
+        trial = objective(point.x + (direction if step == 1 else step * direction))
         trial_slope = float(direction @ trial.gradient)
         fine = np.isfinite(trial.value) and np.isfinite(trial_slope)
         decreased = fine and trial.value <= point.value + DECREASE * step * slope

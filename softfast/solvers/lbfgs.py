@@ -2,19 +2,35 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from softfast._vectors import add_and_dot, differences, scale_and_dot
 from softfast.solvers.iteration import E, Patience, Status, Vector, line_search
 
-# Pairs kept at most; fewer where they take more bytes than this, but no fewer than the least: with 2.6 million numbers
-# 24 iterations with twenty pairs took 6 s in the recursion alone, and with six pairs two iterations more were needed.
-_MEMORY, _MEMORY_BYTES, _LEAST_MEMORY = 20, 2**28, 5
+# Pairs kept at most, and of long vectors: those come from memory, twice an iteration. With 3.4 million numbers three,
+# five and twelve pairs needed 42, 39 and 38 iterations, with 1.1 million 28, 26 and 25. Long pairs are float32, which
+# left all these numbers as they are: the recursion works in float64, and rounding changes a pair by 1e-7 of itself.
+_MEMORY = 20
+_LONG, _LONG_MEMORY = 2**19, 5
 # When the metric is taken: often while the point moves far, then every 30 iterations.
 _METRIC_ITERATIONS = (0, 4, 12, 30)
 
-Pairs: TypeAlias = deque[tuple[Vector, Vector, float]]
+
+class _Pair(NamedTuple):
+    """What a step moved, and how the gradient turned."""
+
+    moved: NDArray[Any]
+    turned: NDArray[Any]
+    curvature: float
+    """<moved, turned>"""
+    square: float
+    """<turned, turned>"""
+
+
+Pairs: TypeAlias = deque[_Pair]
 
 
 def lbfgs(
@@ -25,6 +41,7 @@ def lbfgs(
     stop: Callable[[E], bool],
     metric: Callable[[E], Callable[[Vector], Vector] | None] = lambda point: None,
     refine: Callable[[E], E] = lambda point: point,
+    n_threads: int = 1,
 ) -> tuple[E, int, Status]:
     """Minimise from `start` until `stop(point)` is true, asked once an iteration and at the start.
 
@@ -37,20 +54,22 @@ def lbfgs(
     gradient has become smaller for a while.
     """
     point = start
-    pairs: Pairs = deque(maxlen=max(_LEAST_MEMORY, min(_MEMORY, _MEMORY_BYTES // (16 * max(1, start.x.size)))))
+    size, long = start.x.size, start.x.size >= _LONG
+    pairs: Pairs = deque(maxlen=_LONG_MEMORY if long else _MEMORY)
     inverse: Callable[[Vector], Vector] | None = None
     shrinkage = 1.0
+    spare = None
     patience = Patience()
     for iteration in range(max_iter):
         point = refine(point)
         if stop(point):
             return point, iteration, "stopped"
-        if patience.ends(point.value, float(np.abs(point.gradient).max(initial=0.0))):
+        if patience.ends(point.value, max(point.gradient.max(initial=0.0), -point.gradient.min(initial=0.0))):
             return point, iteration, "stalled"
         if iteration in _METRIC_ITERATIONS or iteration % _METRIC_ITERATIONS[-1] == 0:
             inverse = metric(point)
             shrinkage = _shrinkage(pairs, inverse)
-        direction = -_inverse_hessian_product(pairs, inverse, shrinkage, point.gradient)
+        direction = _direction(pairs, inverse, shrinkage, point.gradient, n_threads)
         slope = float(direction @ point.gradient)
         # Before curvature is known, a first step of length 1 at most.
         length = 1.0 if pairs or inverse else 1 / max(1.0, float(np.linalg.norm(direction)))
@@ -61,10 +80,15 @@ def lbfgs(
             pairs.clear()
             inverse = None
             continue
-        moved, turned = following.x - point.x, following.gradient - point.gradient
-        curvature = float(moved @ turned)
-        if curvature > 1e-16 * float(turned @ turned):
-            pairs.append((moved, turned, 1 / curvature))
+        moved, turned = spare or [np.empty(size, np.float32 if long else np.float64) for _ in range(2)]
+        curvature, square = differences(
+            moved, turned, following.x, point.x, following.gradient, point.gradient, n_threads=n_threads
+        )
+        spare = None
+        if curvature > 1e-16 * square:
+            # The memory of the pair that goes is warm.
+            spare = pairs[0][:2] if len(pairs) == pairs.maxlen else None
+            pairs.append(_Pair(moved, turned, curvature, square))
             shrinkage = _shrinkage(pairs, inverse)
         point = following
     return point, max_iter, "stopped" if stop(point) else "max_iter"
@@ -79,26 +103,36 @@ def _shrinkage(pairs: Pairs, inverse: Callable[[Vector], Vector] | None) -> floa
     """
     if inverse is None or not pairs:
         return 1.0
-    _, turned, rho = pairs[-1]
-    return 1 / max(1.0, rho * float(turned @ inverse(turned)))
+    turned = np.asarray(pairs[-1].turned, dtype=np.float64)
+    return 1 / max(1.0, float(turned @ inverse(turned)) / pairs[-1].curvature)
 
 
-def _inverse_hessian_product(
-    pairs: Pairs, inverse: Callable[[Vector], Vector] | None, shrinkage: float, gradient: Vector
+def _direction(
+    pairs: Pairs,
+    inverse: Callable[[Vector], Vector] | None,
+    shrinkage: float,
+    gradient: Vector,
+    n_threads: int,
 ) -> Vector:
-    """The two-loop recursion: the inverse Hessian that the metric and the pairs stand for, times the gradient."""
-    product, term = gradient.copy(), np.empty_like(gradient)
+    """The two-loop recursion: the inverse Hessian that the metric and the pairs stand for, times minus the gradient.
+
+    Each step along a vector is one with the product that the next step begins with: long vectors come from memory.
+    """
+    product = gradient.copy()
+    if not pairs:
+        np.negative(product, out=product)
+        return product if inverse is None else inverse(product)
     factors = []
-    for moved, turned, rho in reversed(pairs):
-        factor = rho * float(moved @ product)
-        factors.append(factor)
-        product -= np.multiply(turned, factor, out=term)
+    dot = scale_and_dot(product, -1.0, pairs[-1].moved, n_threads=n_threads)
+    for i in reversed(range(len(pairs))):
+        factors.append(dot / pairs[i].curvature)
+        following = pairs[max(i - 1, 0)].moved
+        dot = add_and_dot(product, -factors[-1], pairs[i].turned, following, n_threads=n_threads)
     if inverse is not None:
-        product = inverse(product)
-        product *= shrinkage
-    elif pairs:
-        _, turned, rho = pairs[-1]
-        product /= rho * float(turned @ turned)
-    for (moved, turned, rho), factor in zip(pairs, reversed(factors), strict=True):
-        product += np.multiply(moved, factor - rho * float(turned @ product), out=term)
+        product = np.ascontiguousarray(inverse(product))
+    scale = shrinkage if inverse is not None else pairs[-1].curvature / pairs[-1].square
+    dot = scale_and_dot(product, scale, pairs[0].turned, n_threads=n_threads)
+    for i, factor in enumerate(reversed(factors)):
+        following = pairs[min(i + 1, len(pairs) - 1)].turned
+        dot = add_and_dot(product, factor - dot / pairs[i].curvature, pairs[i].moved, following, n_threads=n_threads)
     return product

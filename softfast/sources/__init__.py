@@ -5,6 +5,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -90,6 +91,14 @@ class Source(Protocol):
     dtype: np.dtype[Any]
     """Of the rows: float32 or float64."""
 
+    def merged(self) -> "tuple[Source, csr_array] | None":
+        """Rows of fewer features, X Q with Q (p, fewer) of orthonormal columns and every x_i in their span, and Q.
+
+        With coef = other Q^T logits and norms are those of the others, and nothing orthogonal to the span helps: under
+        a ridge both are one problem. None where few features would go.
+        """
+        ...
+
     def moments(self) -> Moments:
         """Weighted means over the rows."""
         ...
@@ -110,7 +119,7 @@ class Source(Protocol):
 
         In float64 arithmetic; `single`, for rows of float32: each block of rows in float32.
 
-        coef (M, p) with M = K, or M = K - 1 where class 0 is the reference class, whose logits are 0
+        coef (M, p) in C or F order, with M = K, or M = K - 1 where class 0 is the reference class, whose logits are 0
         but for the offsets.
         """
         ...

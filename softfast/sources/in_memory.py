@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from softfast import _core
-from softfast.sources import Margins, Matrix, Moments, RowSample, Vector
+from softfast.sources import Margins, Matrix, Moments, RowSample, Source, Vector
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows
 
@@ -47,7 +48,12 @@ class InMemorySource(ABC):
             weight = sums if weight is None else weight * sums
         self._weight = weight
         self.total_weight = float(self.n_rows if weight is None else weight.sum())
+        self._threads = n_threads
         self._n_threads = resolve_threads(n_threads, 4.0 * (self._rows.n_entries + 8 * self.n_rows) * n_classes)
+
+    def merged(self) -> tuple[Source, csr_array] | None:
+        """Rows of fewer features and what they are made with; None."""
+        return None
 
     @abstractmethod
     def moments(self) -> Moments:
@@ -80,6 +86,7 @@ class InMemorySource(ABC):
             intercept,
             self.n_classes,
             arithmetic=np.float32 if single else np.float64,
+            by_feature=not coef.flags.c_contiguous,
             n_threads=self._n_threads,
         )
 
@@ -95,6 +102,7 @@ class InMemorySource(ABC):
             direction,
             direction_intercept,
             self.n_classes,
+            by_feature=not coef.flags.c_contiguous,
             n_threads=self._n_threads,
         )
 

@@ -51,6 +51,9 @@ class PartedSource:
         self.n_rows, self.n_features, self.n_classes = parts.n_rows, parts.n_features, parts.n_classes
         self.total_weight, self.has_offset, self.dtype = parts.total_weight, parts.has_offset, parts.dtype
 
+    def merged(self) -> None:
+        """Rows of fewer features; None."""
+
     def moments(self) -> Moments:
         """Weighted means over the rows."""
         (moments,) = self._parts.reduce(_moments, _merge_moments)
