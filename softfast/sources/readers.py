@@ -1,7 +1,7 @@
 """Where chunks of rows come from: NumPy's files, mapped, and iterators of batches."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,20 +26,38 @@ class RowsError(InputError):
     """Rows from outside that can't be used; the message names the file or batch and the place in it."""
 
 
+class Columns:
+    """X (m, p), p >= 1, as a decoder leaves it: its columns, each contiguous, of one type, in memory of its own."""
+
+    def __init__(self, columns: Sequence[NDArray[Any]]) -> None:
+        self.columns = columns
+        self.shape = len(columns[0]), len(columns)
+        self.dtype = columns[0].dtype
+
+    def array(self) -> Real:
+        """A copy in F order."""
+        return np.stack(self.columns).T
+
+
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """Rows that are read at once.
 
-    X : (m, p), float32 or float64, its rows or its columns contiguous
+    X : (m, p), float32 or float64, its rows or its columns contiguous; columns apart from a reader that is slow
     y : (m,) labels as they come, or None
     weight : (m,) numbers, or None
     where : names a row, from 0, in a message
     """
 
-    X: Real
+    X: Real | Columns
     y: NDArray[Any] | None
     weight: NDArray[Any] | None
     where: Callable[[int], str]
+
+
+def as_array(X: Real | Columns) -> Real:
+    """X as it is, or its columns copied into one array."""
+    return X.array() if isinstance(X, Columns) else X
 
 
 class Reader(Protocol):
@@ -48,9 +66,7 @@ class Reader(Protocol):
     name: str
     feature_names: list[str] | None
     slow: bool
-    """Whether reading takes much longer than a pass over what has been read."""
-    finite: bool
-    """Whether it looks for NaN and infinity in X itself."""
+    """Whether reading takes much longer than a pass over what has been read; then its chunks have columns apart."""
 
     def chunks(self) -> Iterator[Chunk]:
         """One reading of all rows."""
@@ -74,7 +90,7 @@ class NpyReader:
     """An array (n, p) in a .npy file, mapped: chunks are views of it, in C or F order, and are never copied."""
 
     feature_names: list[str] | None = None
-    slow = finite = False
+    slow = False
 
     def __init__(self, path: str | os.PathLike[str], y: Any, weight: Any) -> None:
         self._path = Path(path)
@@ -172,7 +188,7 @@ class BatchReader:
 
     name = "batches"
     feature_names: list[str] | None = None
-    slow = finite = False
+    slow = False
 
     def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
         if not callable(factory):
@@ -197,12 +213,12 @@ class BatchReader:
         previous = None
         try:
             for number, batch in enumerate(batches):
-                chunk = self._chunk(number, batch)
-                if previous is not None and np.may_share_memory(previous, chunk.X):
+                X, y, weight = self._arrays(number, batch)
+                if previous is not None and np.may_share_memory(previous, X):
                     raise RowsError(f"batch {number}: X lies where the batch before lies, which is still in use")
-                if len(chunk.X):
-                    previous = chunk.X
-                    yield chunk
+                if len(X):
+                    previous = X
+                    yield Chunk(X, y, weight, partial(_row, f"batch {number}", 0))
         finally:
             close = getattr(batches, "close", None)
             if close is not None:
@@ -210,13 +226,13 @@ class BatchReader:
 
     def again(self) -> Iterator[Real]:
         """The X of the batches."""
-        return (chunk.X for chunk in self.chunks())
+        return (as_array(chunk.X) for chunk in self.chunks())
 
     def size(self) -> int | None:
         """Not known."""
         return None
 
-    def _chunk(self, number: int, batch: Any) -> Chunk:
+    def _arrays(self, number: int, batch: Any) -> tuple[Real, NDArray[Any] | None, NDArray[Any] | None]:
         where = f"batch {number}"
         if not isinstance(batch, tuple) or not 2 <= len(batch) <= 3:
             raise RowsError(f"{where}: expected a tuple (X, y) or (X, y, weight), got {_kind(batch)}")
@@ -234,7 +250,7 @@ class BatchReader:
         for name, column in zip(("y", "weight"), columns, strict=True):
             if column is not None and column.shape != (len(X),):
                 raise RowsError(f"{where}: {name} must have shape ({len(X)},), one value a row, got {column.shape}")
-        return Chunk(X, columns[0], columns[1], partial(_row, where, 0))
+        return X, columns[0], columns[1]
 
 
 def _kind(value: object) -> str:
