@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import softfast
-from softfast import _core, _descent
+from softfast import _core, _descent, _mapped
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(softfast.functions.__file__).parent
@@ -21,6 +21,7 @@ PACKAGE = Path(softfast.functions.__file__).parent
 RANK = {
     "_core": 0,
     "_descent": 0,
+    "_mapped": 0,
     "threads": 1,
     "files": 1,
     "numpy_reference": 1,
@@ -97,7 +98,7 @@ def test_no_file_outgrows_a_reader():
 
 
 @pytest.mark.skipif(not (shutil.which("nm") and sys.platform == "linux"), reason="needs nm on Linux")
-@pytest.mark.parametrize("module", [_core, _descent], ids=["_core", "_descent"])
+@pytest.mark.parametrize("module", [_core, _descent, _mapped], ids=["_core", "_descent", "_mapped"])
 def test_only_the_module_is_exported(module):
     symbols = subprocess.run(
         ["nm", "-D", "--defined-only", module.__file__], capture_output=True, text=True, check=True

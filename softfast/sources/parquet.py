@@ -101,6 +101,9 @@ class ParquetReader:
         """The X of the chunks, decoded once more."""
         return (as_array(chunk.X) for chunk in self.chunks())
 
+    def verify(self) -> None:
+        """Nothing: what has been decoded is a copy."""
+
     def size(self) -> int | None:
         """Bytes of X."""
         return self._n_rows * len(self._features) * self._dtype.itemsize

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softfast.files import InputError
+from softfast.sources.mapped import Watch
 from softfast.validation import as_real
 
 Real = NDArray[np.float32] | NDArray[np.float64]
@@ -76,6 +77,10 @@ class Reader(Protocol):
         """The X of the same chunks, without looking at anything else."""
         ...
 
+    def verify(self) -> None:
+        """An error if what has been read, and is not yet let go, may not be what was there when it was opened."""
+        ...
+
     def size(self) -> int | None:
         """Bytes of X, where that is known before reading."""
         ...
@@ -86,6 +91,15 @@ def chunk_rows(n_features: int, itemsize: int) -> int:
     return max(1, CHUNK_BYTES // (itemsize * max(1, n_features)))
 
 
+@dataclass(frozen=True)
+class _MappedFile:
+    """A file as it was when it was opened."""
+
+    path: Path
+    state: tuple[int, int]
+    watch: Watch
+
+
 class NpyReader:
     """An array (n, p) in a .npy file, mapped: chunks are views of it, in C or F order, and are never copied."""
 
@@ -93,16 +107,14 @@ class NpyReader:
     slow = False
 
     def __init__(self, path: str | os.PathLike[str], y: Any, weight: Any) -> None:
-        self._path = Path(path)
         self.name = str(path)
-        self._X = _mapped(self._path, "X")
-        X = self._X
+        self._files: list[_MappedFile] = []
+        X = self._X = self._mapped(Path(path), "X")
         if X.ndim != 2 or X.dtype.char not in "fd" or not X.dtype.isnative:
             raise RowsError(f"{path}: X must be float32 or float64 of shape (n, p), got {X.dtype} of shape {X.shape}")
         if 0 in X.shape:
             raise RowsError(f"{path}: X must have one row and one feature at least, got shape {X.shape}")
-        self._columns = [_column("y", y, len(X)), _column("weight", weight, len(X))]
-        self._state = state_of(self._path)
+        self._columns = [self._column("y", y), self._column("weight", weight)]
 
     def chunks(self) -> Iterator[Chunk]:
         """One reading of all rows."""
@@ -120,16 +132,51 @@ class NpyReader:
 
     def again(self) -> Iterator[Real]:
         """Views of X, whose pages are in memory."""
-        require_state(self._path, self._state)
+        self.verify()
         step = chunk_rows(self._X.shape[1], self._X.itemsize)
         for begin in range(0, len(self._X), step):
             X = self._X[begin : begin + step]
             touch(X)
             yield X
 
+    def verify(self) -> None:
+        """An error if a file has changed, or a page of it could not be read."""
+        for file in self._files:
+            require_state(file.path, file.state)
+            if file.watch.broken:
+                raise RowsError(
+                    f"{file.path}: can't be read any more: the disk fails, or the file was cut off for a time"
+                )
+
     def size(self) -> int | None:
         """Bytes of X."""
         return int(self._X.nbytes)
+
+    def _mapped(self, path: Path, name: str) -> NDArray[Any]:
+        """The array in a .npy file."""
+        if path.suffix.lower() == ".npz":
+            raise RowsError(
+                f"{path}: the arrays in an .npz file can't be read in parts; save {name} by numpy.save as .npy, or "
+                "load it"
+            )
+        try:
+            state = state_of(path)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise RowsError(f"{path}: no such file") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise RowsError(f"{path}: is no whole .npy file of numbers ({error})") from error
+        self._files.append(_MappedFile(path, state, Watch(array._mmap)))
+        return np.asarray(array)
+
+    def _column(self, name: str, value: Any) -> NDArray[Any] | None:
+        """One value a row, from an array or a .npy file."""
+        if value is None:
+            return None
+        array = self._mapped(Path(value), name) if isinstance(value, str | os.PathLike) else np.asarray(value)
+        if array.shape != (len(self._X),):
+            raise RowsError(f"{name} must have shape ({len(self._X)},), one value a row of X, got {array.shape}")
+        return array
 
 
 def state_of(path: Path) -> tuple[int, int]:
@@ -153,30 +200,6 @@ def touch(X: Real) -> None:
     lines = X if X.flags.c_contiguous else X.T
     lines = lines.reshape(1, -1) if lines.flags.c_contiguous else lines
     lines.view(np.uint8)[:, ::_PAGE].max(initial=0)
-
-
-def _mapped(path: Path, name: str) -> NDArray[Any]:
-    """The array in a .npy file."""
-    if path.suffix.lower() == ".npz":
-        raise RowsError(
-            f"{path}: the arrays in an .npz file can't be read in parts; save {name} by numpy.save as .npy, or load it"
-        )
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except FileNotFoundError as error:
-        raise RowsError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise RowsError(f"{path}: is no whole .npy file of numbers ({error})") from error
-
-
-def _column(name: str, value: Any, n_rows: int) -> NDArray[Any] | None:
-    """One value a row, from an array or a .npy file."""
-    if value is None:
-        return None
-    array = _mapped(Path(value), name) if isinstance(value, str | os.PathLike) else np.asarray(value)
-    if array.shape != (n_rows,):
-        raise RowsError(f"{name} must have shape ({n_rows},), one value a row of X, got {array.shape}")
-    return array
 
 
 def _row(name: str, begin: int, row: int) -> str:
@@ -227,6 +250,9 @@ class BatchReader:
     def again(self) -> Iterator[Real]:
         """The X of the batches."""
         return (as_array(chunk.X) for chunk in self.chunks())
+
+    def verify(self) -> None:
+        """Nothing to be known of."""
 
     def size(self) -> int | None:
         """Not known."""

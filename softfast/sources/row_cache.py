@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softfast.sources.mapped import Watch
 from softfast.sources.readers import Columns, Real, RowsError, touch
 
 
@@ -59,7 +60,13 @@ class RowCache:
         # The mapping holds the file.
         with self._file:
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._watch = Watch(mapped)
         self._map = np.frombuffer(mapped, dtype=self._dtype)
+
+    def verify(self) -> None:
+        """An error if a page could not be read."""
+        if self._watch.broken:
+            raise RowsError(f"{self._folder}: the copy of the rows there can't be read any more: the disk fails")
 
     def again(self) -> Iterator[Real]:
         """The chunks, views of the file, whose pages are in memory."""

@@ -102,6 +102,7 @@ class StreamedRows:
             with closing(read_ahead(_checked(self._reader))) as chunks:
                 for chunk in chunks:
                     yield as_array(chunk.X), chunk.y, chunk.weight
+                    self._reader.verify()
             return
         with closing(self.again()) as passes:
             for X, codes, weight in zip(passes, survey.codes, survey.weights, strict=True):
@@ -124,8 +125,11 @@ class StreamedRows:
         """The X of the chunks once more, read ahead; an error if they are not those of the first pass."""
         survey = self.survey()
         number, name = 0, self._reader.name
-        with closing(read_ahead(self._reader.again() if self._cache is None else self._cache.again())) as chunks:
+        # Who closes the cache meanwhile does not take it from a pass under way.
+        store = self._reader if self._cache is None else self._cache
+        with closing(read_ahead(store.again())) as chunks:
             for X in chunks:
+                store.verify()
                 if number == len(survey.codes):
                     raise RowsError(f"{name}: another pass over the rows has more chunks than the first, {number}")
                 shape = len(survey.codes[number]), survey.n_features
@@ -137,6 +141,8 @@ class StreamedRows:
                         "pass must yield the same rows in the same order"
                     )
                 yield X
+                # The caller has read it by now, page by page.
+                store.verify()
                 number += 1
         if number < len(survey.codes):
             raise RowsError(
@@ -234,6 +240,7 @@ def _survey(reader: Reader, cache: RowCache | None) -> Survey:
             if cache is not None:
                 assert isinstance(chunk.X, Columns)
                 cache.append(chunk.X)
+            reader.verify()
     if not codes:
         raise RowsError(f"{reader.name}: has no rows; expected one at least")
     if n_features == 0:
