@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softfast.sources.readahead import read_ahead
 from softfast.sources.readers import Chunk, Columns, Real, RowsError, as_array, chunk_rows, require_state, state_of
 from softfast.tables.arrow import choose_columns, read_labels, type_of, values_of
 from softfast.tables.common import ACCEPTED, Request, TableError
@@ -87,13 +89,15 @@ class ParquetReader:
         for path, state in zip(self._files, self._states, strict=True):
             require_state(path, state)
             row = 0
-            for batch in self._batches(path):
-                if len(batch):
-                    pieces.append(self._piece(batch, path, row))
-                row, n_rows = row + len(batch), n_rows + len(batch)
-                if 2 * n_rows >= step:
-                    yield _joined(pieces)
-                    pieces, n_rows = [], 0
+            # The next batch is decoded while this one is looked at.
+            with closing(read_ahead(self._batches(path))) as batches:
+                for batch in batches:
+                    if len(batch):
+                        pieces.append(self._piece(batch, path, row))
+                    row, n_rows = row + len(batch), n_rows + len(batch)
+                    if 2 * n_rows >= step:
+                        yield _joined(pieces)
+                        pieces, n_rows = [], 0
         if pieces:
             yield _joined(pieces)
 
