@@ -27,6 +27,7 @@ from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources.streamed import StreamedRows
+from softfast.streaming import PartialFit
 from softfast.targets import count_right, is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
 from softfast.training import REAL_TYPES, Training, training
@@ -35,7 +36,7 @@ from softfast.validation import as_offset, as_rows, require_finite
 Vector = NDArray[np.float64]
 
 
-class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class SoftmaxRegression(PartialFit, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Softmax regression (multinomial logistic regression), with a certificate of optimality.
 
     Minimises the weighted mean cross-entropy plus ``||coef||^2 / (2 C S)``, S the sum of the weights, or an elastic
@@ -271,6 +272,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             if self.solver == "auto" and not (self.warm_start or resumed or has_l1(self)):
                 start = sampled_start(objective, start)
             point, n_iter, status = self._minimise(objective, start, monitor)
+        self.__dict__.pop("_learned", None)
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
         self.objective_ = point.value

@@ -43,6 +43,7 @@ RANK = {
     "monitor": 8,
     "solvers": 8,
     "sampled_start": 9,
+    "streaming": 9,
     "estimator": 10,
     "plotting": 11,
     "dask": 11,
