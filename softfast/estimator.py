@@ -272,7 +272,6 @@ class SoftmaxRegression(PartialFit, ClassifierMixin, BaseEstimator):  # type: ig
             if self.solver == "auto" and not (self.warm_start or resumed or has_l1(self)):
                 start = sampled_start(objective, start)
             point, n_iter, status = self._minimise(objective, start, monitor)
-        self.__dict__.pop("_learned", None)
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
         self.objective_ = point.value

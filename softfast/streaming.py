@@ -275,7 +275,8 @@ class PartialFit:
             by_row = weight_of_classes(self.class_weight, self.classes_, self.classes_, None)[labels]
             weight = as_weight(by_row if weight is None else by_row * weight, len(y))
         n_outputs = 1 if n_classes == 2 else n_classes
-        learned = self.__dict__.get("_learned")
+        # A fit since then has begun anew.
+        learned = None if "n_iter_" in self.__dict__ else self.__dict__.get("_learned")
         if learned is None:
             start = np.column_stack([self.coef_, self.intercept_]) if fitted else np.zeros((n_outputs, X.shape[1] + 1))
             learned = Learned.nothing(start, penalty_strength(self.C, 1.0))
