@@ -29,13 +29,14 @@ from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources import Vector
 from softfast.sources.streamed import StreamedRows
 from softfast.sparse_coef import SparseCoef, predict_sparse
+from softfast.streaming import PartialFit
 from softfast.targets import count_right, is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
 from softfast.training import REAL_TYPES, Training, training
 from softfast.validation import as_offset, as_rows, require_finite
 
 
-class SoftmaxRegression(SparseCoef, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # untyped
     """Softmax regression (multinomial logistic regression), with a certificate of optimality.
 
     Minimises the weighted mean cross-entropy plus ``||coef||^2 / (2 C S)``, S the sum of the weights, or an elastic

@@ -118,6 +118,18 @@ def _whole_inverse(
     rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
     """All of H; proba (M, m)."""
+    matrix = _whole(rows, proba, weight, scale, n_threads)
+    matrix[np.diag_indices(scale.size)] += ridge.ravel()
+    factor = cho_factor(matrix, overwrite_a=True)
+    return lambda v: np.asarray(cho_solve(factor, v.ravel())).reshape(v.shape)
+
+
+def whole_hessian(features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, *, n_threads: int = 1) -> Matrix:
+    """H of `sampled_inverse` itself, without a ridge."""
+    return _whole(_core.Rows(features), np.ascontiguousarray(proba.T), weight, scale, n_threads)
+
+
+def _whole(rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, n_threads: int) -> Matrix:
     n_outputs, width = scale.shape
     hessian = np.empty((n_outputs, width, n_outputs, width))
     for k in range(n_outputs):
@@ -128,10 +140,7 @@ def _whole_inverse(
         blocks /= scale[k][:, None] * scale[k:, None, :]
         hessian[k, :, k:] = blocks.transpose(1, 0, 2)
         hessian[k:, :, k] = blocks.transpose(0, 2, 1)
-    matrix = hessian.reshape(scale.size, scale.size)
-    matrix[np.diag_indices(scale.size)] += ridge.ravel()
-    factor = cho_factor(matrix, overwrite_a=True)
-    return lambda v: np.asarray(cho_solve(factor, v.ravel())).reshape(v.shape)
+    return hessian.reshape(scale.size, scale.size)
 
 
 def _shared_inverse(

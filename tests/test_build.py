@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import softfast
-from softfast import _core, _descent, _vectors
+from softfast import _core, _descent, _mapped, _vectors
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(softfast.functions.__file__).parent
@@ -21,6 +21,7 @@ PACKAGE = Path(softfast.functions.__file__).parent
 RANK = {
     "_core": 0,
     "_descent": 0,
+    "_mapped": 0,
     "_vectors": 0,
     "threads": 1,
     "files": 1,
@@ -44,6 +45,7 @@ RANK = {
     "monitor": 8,
     "solvers": 8,
     "sampled_start": 9,
+    "streaming": 9,
     "estimator": 10,
     "plotting": 11,
     "dask": 11,
@@ -99,7 +101,9 @@ def test_no_file_outgrows_a_reader():
 
 
 @pytest.mark.skipif(not (shutil.which("nm") and sys.platform == "linux"), reason="needs nm on Linux")
-@pytest.mark.parametrize("module", [_core, _descent, _vectors], ids=["_core", "_descent", "_vectors"])
+@pytest.mark.parametrize(
+    "module", [_core, _descent, _mapped, _vectors], ids=["_core", "_descent", "_mapped", "_vectors"]
+)
 def test_only_the_module_is_exported(module):
     symbols = subprocess.run(
         ["nm", "-D", "--defined-only", module.__file__], capture_output=True, text=True, check=True

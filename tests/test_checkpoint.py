@@ -161,6 +161,34 @@ def test_where_it_can_not_be_written(problem, tmp_path, always, monkeypatch):
     assert any("the checkpoint was not written" in str(warning.message) for warning in caught)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the operating system")
+def test_disk_that_fills_up(problem, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    np.savez(tmp_path / "rows.npz", *problem)
+    script = f"""
+import resource, warnings, numpy as np
+from pathlib import Path
+from softfast import SoftmaxRegression, checkpoint
+checkpoint._SECONDS = 0.0
+X, y = np.load({str(tmp_path / "rows.npz")!r}).values()
+state = Path({str(folder / "state")!r})
+warnings.simplefilter("ignore")
+SoftmaxRegression(tol=1e-12, callback=lambda it: it.iteration == 3).fit(X, y, checkpoint=state)
+before = state.read_bytes()
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model = SoftmaxRegression(tol=1e-12).fit(X, y, checkpoint=state)
+assert model.converged_ and model.n_iter_ > 1
+assert state.read_bytes() == before
+print(caught[0].message)
+"""
+    out = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "the checkpoint was not written (" in out
+    assert [path.name for path in folder.iterdir()] == ["state"]
+
+
 def run(*arguments, code=0):
     result = CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)

@@ -199,15 +199,27 @@ def test_predictions(rows, tmp_path, small_chunks):
     assert two.classes_.tolist() == [False, True]
 
 
-def test_class_first_seen_in_the_last_chunk(rows):
+@pytest.mark.parametrize("labels", [NAMES, np.array([5, 0, 7, 9]), np.array([9, 0, 5, 7])])
+def test_class_first_seen_in_the_last_chunk(labels, rows):
     X, y = rows
-    order = np.argsort(y == "aspen", kind="stable")
+    y = labels[np.argmax(y[:, None] == NAMES, axis=1)]
+    order = np.argsort(y == labels[0], kind="stable")
     model = SoftmaxRegression().fit(softfast.from_batches(batches_of(X[order], y[order], 50)))
     assert model.classes_.tolist() == np.unique(y).tolist()
     np.testing.assert_allclose(model.objective_, SoftmaxRegression().fit(X, y).objective_, atol=2e-6)
 
 
-@pytest.mark.parametrize("labels", [np.arange(4) - 2, np.array([3.0, 1.0, 7.0, 2e9]), NAMES.astype(object)])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.arange(4) - 2,
+        np.array([3.0, 1.0, 7.0, 2e9]),
+        NAMES.astype(object),
+        np.array([-128, 3, 126, 127], dtype=np.int8),
+        np.array([2**63 - 1, 2**63, 2**63 + 7, 2**64 - 1], dtype=np.uint64),
+        np.array([1, 2, 3, 10**9]),
+    ],
+)
 def test_labels_of_any_kind(labels, rows):
     X, y = rows
     y = labels[np.unique(y, return_inverse=True)[1]]

@@ -49,7 +49,7 @@ class CsrSource(InMemorySource):
             shape=(p, len(kept) + len(present)),
         )
         fewer = csr_array(X, dtype=np.float64) @ basis
-        source = CsrSource(fewer, self._q, self.n_classes, self._given, offset=self._offset, n_threads=self._threads)
+        source = CsrSource(fewer, self._q, self.n_classes, self._given, offset=self._offset, n_threads=self.n_threads)
         return source, basis
 
     def moments(self) -> Moments:

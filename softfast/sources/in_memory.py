@@ -48,8 +48,7 @@ class InMemorySource(ABC):
             weight = sums if weight is None else weight * sums
         self._weight = weight
         self.total_weight = float(self.n_rows if weight is None else weight.sum())
-        self._threads = n_threads
-        self._n_threads = resolve_threads(n_threads, 4.0 * (self._rows.n_entries + 8 * self.n_rows) * n_classes)
+        self.n_threads = resolve_threads(n_threads, 4.0 * (self._rows.n_entries + 8 * self.n_rows) * n_classes)
 
     def merged(self) -> tuple[Source, csr_array] | None:
         """Rows of fewer features and what they are made with; None."""
@@ -87,7 +86,7 @@ class InMemorySource(ABC):
             self.n_classes,
             arithmetic=np.float32 if single else np.float64,
             by_feature=not coef.flags.c_contiguous,
-            n_threads=self._n_threads,
+            n_threads=self.n_threads,
         )
 
     def hessian_vector(
@@ -103,7 +102,7 @@ class InMemorySource(ABC):
             direction_intercept,
             self.n_classes,
             by_feature=not coef.flags.c_contiguous,
-            n_threads=self._n_threads,
+            n_threads=self.n_threads,
         )
 
     def _target_moments(self) -> tuple[Vector, Vector, float, float]:
@@ -158,6 +157,10 @@ class InMemorySource(ABC):
         offset = None if self._offset is None else self._offset[chosen]
         scaled = weight[chosen] / (chance[chosen] * moments.total_weight)
         return RowSample(self._dense(chosen), self._q[chosen], scaled, offset)
+
+    def every(self, step: int) -> tuple[Matrix, Vector]:
+        """Every step-th row in float64, with weights for as many."""
+        return self._dense(slice(None, None, step)), step * self._weights(slice(None, None, step))
 
     def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
         """Margins of the logits coef (x - center) + intercept, in float64, chunk by chunk, and the n_least lowest."""

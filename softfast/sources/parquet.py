@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softfast.sources.readers import Chunk, Real, RowsError, chunk_rows, require_state, state_of
-from softfast.tables.arrow import choose_columns, fill, read_labels, type_of
+from softfast.sources.readahead import read_ahead
+from softfast.sources.readers import Chunk, Columns, Real, RowsError, as_array, chunk_rows, require_state, state_of
+from softfast.tables.arrow import choose_columns, read_labels, type_of, values_of
 from softfast.tables.common import ACCEPTED, Request, TableError
 
 # Their endings: what Arrow calls them, and what everyone does.
@@ -26,13 +29,24 @@ _FORMATS = {
 _BUFFER_BYTES = 2**16
 
 
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Rows of one file; the first is its row number `row`."""
+
+    columns: list[Real]
+    labels: NDArray[Any] | None
+    weight: Real | None
+    path: Path
+    row: int
+
+
 class ParquetReader:
     """The columns that are needed of one file after another, in the order of their names.
 
     If not `labelled`, the column `target` is passed over.
     """
 
-    slow = finite = True
+    slow = True
 
     def __init__(
         self,
@@ -56,6 +70,8 @@ class ParquetReader:
         self._weight = weight
         self.feature_names: list[str] | None = [name for name in features if name != weight]
         self._features = self.feature_names
+        if not self._features:
+            raise RowsError(f"{path}: X has no features; expected one at least")
         others = [name for name in (self._target, weight) if name is not None]
         self._columns = list(dict.fromkeys([*self._features, *others]))
         self._types = [self._schema(first).field(name).type for name in self._columns]
@@ -66,30 +82,50 @@ class ParquetReader:
             raise RowsError(f"{path}: has no rows; expected one at least")
 
     def chunks(self) -> Iterator[Chunk]:
-        """One reading of all rows, in chunks that begin and end where they like in the files."""
-        left, step = self._n_rows, chunk_rows(len(self._features), self._dtype.itemsize)
-        target = _Target(min(step, left), self._features, self._dtype)
+        """One reading of all rows: a chunk is a batch that Arrow decodes, or several small ones."""
+        step = chunk_rows(len(self._features), self._dtype.itemsize)
+        pieces: list[_Piece] = []
+        n_rows = 0
         for path, state in zip(self._files, self._states, strict=True):
-            # With fewer rows the last chunk would never be full, with more there would be no end of empty ones.
             require_state(path, state)
             row = 0
-            for batch in self._batches(path):
-                begin = 0
-                while begin < len(batch):
-                    taken = min(target.free, len(batch) - begin)
-                    target.add(batch.slice(begin, taken), path, row, self._target, self._weight)
-                    begin, row, left = begin + taken, row + taken, left - taken
-                    if not target.free:
-                        yield target.chunk()
-                        target = _Target(min(step, left), self._features, self._dtype)
+            # The next batch is decoded while this one is looked at.
+            with closing(read_ahead(self._batches(path))) as batches:
+                for batch in batches:
+                    if len(batch):
+                        pieces.append(self._piece(batch, path, row))
+                    row, n_rows = row + len(batch), n_rows + len(batch)
+                    if 2 * n_rows >= step:
+                        yield _joined(pieces)
+                        pieces, n_rows = [], 0
+        if pieces:
+            yield _joined(pieces)
 
     def again(self) -> Iterator[Real]:
         """The X of the chunks, decoded once more."""
-        return (chunk.X for chunk in self.chunks())
+        return (as_array(chunk.X) for chunk in self.chunks())
+
+    def verify(self) -> None:
+        """Nothing: what has been decoded is a copy."""
 
     def size(self) -> int | None:
         """Bytes of X."""
         return self._n_rows * len(self._features) * self._dtype.itemsize
+
+    def _piece(self, batch: Any, path: Path, row: int) -> _Piece:
+        """The rows of a record batch, the first of which is `row` of its file."""
+        import pyarrow as pa
+
+        def where(name: str) -> Any:
+            return partial(_cell, path, row, name)
+
+        columns = [values_of(batch.column(name), self._dtype, where(name)) for name in self._features]
+        labels = weight = None
+        if self._target is not None:
+            labels = read_labels(pa.chunked_array([batch.column(self._target)]), where(self._target))
+        if self._weight is not None:
+            weight = values_of(batch.column(self._weight), np.dtype(np.float64), where(self._weight))
+        return _Piece(columns, labels, weight, path, row)
 
     def _open(self, path: Path) -> Any:
         import pyarrow as pa
@@ -149,52 +185,19 @@ class ParquetReader:
             raise _damaged(path, error) from error
 
 
-class _Target:
-    """A chunk that is being put together."""
+def _joined(pieces: list[_Piece]) -> Chunk:
+    """The rows of all pieces as a chunk; those of a single one are not copied."""
+    columns = [_concatenated(column) for column in zip(*(piece.columns for piece in pieces), strict=True)]
+    ends = np.cumsum([len(piece.columns[0]) for piece in pieces])
+    origins = [(begin, piece.path, piece.row) for begin, piece in zip([0, *ends], pieces, strict=False)]
+    labels = _concatenated([piece.labels for piece in pieces])
+    weight = _concatenated([piece.weight for piece in pieces])
+    return Chunk(Columns(columns), labels, weight, partial(_origin, origins))
 
-    def __init__(self, n_rows: int, features: list[str], dtype: np.dtype[Any]) -> None:
-        self._X: Real = np.empty((n_rows, len(features)), dtype=dtype, order="F")
-        self._features = features
-        self._filled = 0
-        self._labels: list[NDArray[Any]] = []
-        self._weights: list[NDArray[np.float64]] = []
-        self._origins: list[tuple[int, Path, int]] = []
 
-    @property
-    def free(self) -> int:
-        """Rows that fit in yet."""
-        return len(self._X) - self._filled
-
-    def add(self, batch: Any, path: Path, row: int, target: str | None, weight: str | None) -> None:
-        """The rows of a record batch, the first of which is `row` of its file."""
-        import pyarrow as pa
-
-        n_rows = len(batch)
-        self._origins.append((self._filled, path, row))
-
-        def column(name: str) -> Any:
-            return pa.chunked_array([batch.column(name)])
-
-        def where(name: str) -> Any:
-            return partial(_cell, path, row, name)
-
-        for name, out in zip(self._features, self._X[self._filled : self._filled + n_rows].T, strict=True):
-            fill(out, column(name), where(name))
-        if target is not None:
-            self._labels.append(read_labels(column(target), where(target)))
-        if weight is not None:
-            self._weights.append(np.empty(n_rows))
-            fill(self._weights[-1], column(weight), where(weight))
-        self._filled += n_rows
-
-    def chunk(self) -> Chunk:
-        """What has been put together."""
-        return Chunk(
-            self._X,
-            np.concatenate(self._labels) if self._labels else None,
-            np.concatenate(self._weights) if self._weights else None,
-            partial(_origin, self._origins),
-        )
+def _concatenated(arrays: Sequence[Any]) -> Any:
+    """One array, without a copy where it is alone; None if there is none."""
+    return arrays[0] if len(arrays) == 1 or arrays[0] is None else np.concatenate(arrays)
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Where chunks of rows come from: NumPy's files, mapped, and iterators of batches."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softfast.files import InputError
+from softfast.sources.mapped import Watch
 from softfast.validation import as_real
 
 Real = NDArray[np.float32] | NDArray[np.float64]
@@ -26,20 +27,38 @@ class RowsError(InputError):
     """Rows from outside that can't be used; the message names the file or batch and the place in it."""
 
 
+class Columns:
+    """X (m, p), p >= 1, as a decoder leaves it: its columns, each contiguous, of one type, in memory of its own."""
+
+    def __init__(self, columns: Sequence[NDArray[Any]]) -> None:
+        self.columns = columns
+        self.shape = len(columns[0]), len(columns)
+        self.dtype = columns[0].dtype
+
+    def array(self) -> Real:
+        """A copy in F order."""
+        return np.stack(self.columns).T
+
+
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """Rows that are read at once.
 
-    X : (m, p), float32 or float64, its rows or its columns contiguous
+    X : (m, p), float32 or float64, its rows or its columns contiguous; columns apart from a reader that is slow
     y : (m,) labels as they come, or None
     weight : (m,) numbers, or None
     where : names a row, from 0, in a message
     """
 
-    X: Real
+    X: Real | Columns
     y: NDArray[Any] | None
     weight: NDArray[Any] | None
     where: Callable[[int], str]
+
+
+def as_array(X: Real | Columns) -> Real:
+    """X as it is, or its columns copied into one array."""
+    return X.array() if isinstance(X, Columns) else X
 
 
 class Reader(Protocol):
@@ -48,9 +67,7 @@ class Reader(Protocol):
     name: str
     feature_names: list[str] | None
     slow: bool
-    """Whether reading takes much longer than a pass over what has been read."""
-    finite: bool
-    """Whether it looks for NaN and infinity in X itself."""
+    """Whether reading takes much longer than a pass over what has been read; then its chunks have columns apart."""
 
     def chunks(self) -> Iterator[Chunk]:
         """One reading of all rows."""
@@ -58,6 +75,10 @@ class Reader(Protocol):
 
     def again(self) -> Iterator[Real]:
         """The X of the same chunks, without looking at anything else."""
+        ...
+
+    def verify(self) -> None:
+        """An error if what has been read, and is not yet let go, may not be what was there when it was opened."""
         ...
 
     def size(self) -> int | None:
@@ -70,23 +91,30 @@ def chunk_rows(n_features: int, itemsize: int) -> int:
     return max(1, CHUNK_BYTES // (itemsize * max(1, n_features)))
 
 
+@dataclass(frozen=True)
+class _MappedFile:
+    """A file as it was when it was opened."""
+
+    path: Path
+    state: tuple[int, int]
+    watch: Watch
+
+
 class NpyReader:
     """An array (n, p) in a .npy file, mapped: chunks are views of it, in C or F order, and are never copied."""
 
     feature_names: list[str] | None = None
-    slow = finite = False
+    slow = False
 
     def __init__(self, path: str | os.PathLike[str], y: Any, weight: Any) -> None:
-        self._path = Path(path)
         self.name = str(path)
-        self._X = _mapped(self._path, "X")
-        X = self._X
+        self._files: list[_MappedFile] = []
+        X = self._X = self._mapped(Path(path), "X")
         if X.ndim != 2 or X.dtype.char not in "fd" or not X.dtype.isnative:
             raise RowsError(f"{path}: X must be float32 or float64 of shape (n, p), got {X.dtype} of shape {X.shape}")
         if 0 in X.shape:
             raise RowsError(f"{path}: X must have one row and one feature at least, got shape {X.shape}")
-        self._columns = [_column("y", y, len(X)), _column("weight", weight, len(X))]
-        self._state = state_of(self._path)
+        self._columns = [self._column("y", y), self._column("weight", weight)]
 
     def chunks(self) -> Iterator[Chunk]:
         """One reading of all rows."""
@@ -104,16 +132,51 @@ class NpyReader:
 
     def again(self) -> Iterator[Real]:
         """Views of X, whose pages are in memory."""
-        require_state(self._path, self._state)
+        self.verify()
         step = chunk_rows(self._X.shape[1], self._X.itemsize)
         for begin in range(0, len(self._X), step):
             X = self._X[begin : begin + step]
             touch(X)
             yield X
 
+    def verify(self) -> None:
+        """An error if a file has changed, or a page of it could not be read."""
+        for file in self._files:
+            require_state(file.path, file.state)
+            if file.watch.broken:
+                raise RowsError(
+                    f"{file.path}: can't be read any more: the disk fails, or the file was cut off for a time"
+                )
+
     def size(self) -> int | None:
         """Bytes of X."""
         return int(self._X.nbytes)
+
+    def _mapped(self, path: Path, name: str) -> NDArray[Any]:
+        """The array in a .npy file."""
+        if path.suffix.lower() == ".npz":
+            raise RowsError(
+                f"{path}: the arrays in an .npz file can't be read in parts; save {name} by numpy.save as .npy, or "
+                "load it"
+            )
+        try:
+            state = state_of(path)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise RowsError(f"{path}: no such file") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise RowsError(f"{path}: is no whole .npy file of numbers ({error})") from error
+        self._files.append(_MappedFile(path, state, Watch(array._mmap)))
+        return np.asarray(array)
+
+    def _column(self, name: str, value: Any) -> NDArray[Any] | None:
+        """One value a row, from an array or a .npy file."""
+        if value is None:
+            return None
+        array = self._mapped(Path(value), name) if isinstance(value, str | os.PathLike) else np.asarray(value)
+        if array.shape != (len(self._X),):
+            raise RowsError(f"{name} must have shape ({len(self._X)},), one value a row of X, got {array.shape}")
+        return array
 
 
 def state_of(path: Path) -> tuple[int, int]:
@@ -139,30 +202,6 @@ def touch(X: Real) -> None:
     lines.view(np.uint8)[:, ::_PAGE].max(initial=0)
 
 
-def _mapped(path: Path, name: str) -> NDArray[Any]:
-    """The array in a .npy file."""
-    if path.suffix.lower() == ".npz":
-        raise RowsError(
-            f"{path}: the arrays in an .npz file can't be read in parts; save {name} by numpy.save as .npy, or load it"
-        )
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except FileNotFoundError as error:
-        raise RowsError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise RowsError(f"{path}: is no whole .npy file of numbers ({error})") from error
-
-
-def _column(name: str, value: Any, n_rows: int) -> NDArray[Any] | None:
-    """One value a row, from an array or a .npy file."""
-    if value is None:
-        return None
-    array = _mapped(Path(value), name) if isinstance(value, str | os.PathLike) else np.asarray(value)
-    if array.shape != (n_rows,):
-        raise RowsError(f"{name} must have shape ({n_rows},), one value a row of X, got {array.shape}")
-    return array
-
-
 def _row(name: str, begin: int, row: int) -> str:
     return f"{name}, row {begin + row}"
 
@@ -172,7 +211,7 @@ class BatchReader:
 
     name = "batches"
     feature_names: list[str] | None = None
-    slow = finite = False
+    slow = False
 
     def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
         if not callable(factory):
@@ -197,12 +236,12 @@ class BatchReader:
         previous = None
         try:
             for number, batch in enumerate(batches):
-                chunk = self._chunk(number, batch)
-                if previous is not None and np.may_share_memory(previous, chunk.X):
+                X, y, weight = self._arrays(number, batch)
+                if previous is not None and np.may_share_memory(previous, X):
                     raise RowsError(f"batch {number}: X lies where the batch before lies, which is still in use")
-                if len(chunk.X):
-                    previous = chunk.X
-                    yield chunk
+                if len(X):
+                    previous = X
+                    yield Chunk(X, y, weight, partial(_row, f"batch {number}", 0))
         finally:
             close = getattr(batches, "close", None)
             if close is not None:
@@ -210,13 +249,16 @@ class BatchReader:
 
     def again(self) -> Iterator[Real]:
         """The X of the batches."""
-        return (chunk.X for chunk in self.chunks())
+        return (as_array(chunk.X) for chunk in self.chunks())
+
+    def verify(self) -> None:
+        """Nothing to be known of."""
 
     def size(self) -> int | None:
         """Not known."""
         return None
 
-    def _chunk(self, number: int, batch: Any) -> Chunk:
+    def _arrays(self, number: int, batch: Any) -> tuple[Real, NDArray[Any] | None, NDArray[Any] | None]:
         where = f"batch {number}"
         if not isinstance(batch, tuple) or not 2 <= len(batch) <= 3:
             raise RowsError(f"{where}: expected a tuple (X, y) or (X, y, weight), got {_kind(batch)}")
@@ -234,7 +276,7 @@ class BatchReader:
         for name, column in zip(("y", "weight"), columns, strict=True):
             if column is not None and column.shape != (len(X),):
                 raise RowsError(f"{where}: {name} must have shape ({len(X)},), one value a row, got {column.shape}")
-        return Chunk(X, columns[0], columns[1], partial(_row, where, 0))
+        return X, columns[0], columns[1]
 
 
 def _kind(value: object) -> str:

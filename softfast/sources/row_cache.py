@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softfast.sources.readers import Real, RowsError, touch
+from softfast.sources.mapped import Watch
+from softfast.sources.readers import Columns, Real, RowsError, touch
 
 
 class RowCache:
@@ -35,18 +36,22 @@ class RowCache:
         except OSError as error:
             raise RowsError(f"{self._folder}: the rows can't be kept there ({error.strerror})") from error
 
-    def append(self, X: Real) -> None:
+    def append(self, X: Columns) -> None:
         """Write a chunk (m, p)."""
-        self._require(self._written + X.nbytes, None)
+        m, p = X.shape
+        end = self._written + m * p * X.dtype.itemsize
+        self._require(end, None)
         try:
-            rest = memoryview(np.ascontiguousarray(X.T).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            # From the decoder's memory: copied into an array first, the first pass took an eighth longer.
+            for column in X.columns:
+                rest = memoryview(column.view(np.uint8))  # type: ignore[arg-type]
+                while rest:
+                    rest = rest[self._file.write(rest) :]
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise self._full(self._written + X.nbytes, f"the disk is full ({error.strerror})") from error
-        self._written += X.nbytes
+            raise self._full(end, f"the disk is full ({error.strerror})") from error
+        self._written = end
         self._shapes.append(X.shape)
         self._dtype = X.dtype
 
@@ -55,7 +60,13 @@ class RowCache:
         # The mapping holds the file.
         with self._file:
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._watch = Watch(mapped)
         self._map = np.frombuffer(mapped, dtype=self._dtype)
+
+    def verify(self) -> None:
+        """An error if a page could not be read."""
+        if self._watch.broken:
+            raise RowsError(f"{self._folder}: the copy of the rows there can't be read any more: the disk fails")
 
     def again(self) -> Iterator[Real]:
         """The chunks, views of the file, whose pages are in memory."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from softfast.sources.dense import DenseSource
 from softfast.sources.parts import Part
 from softfast.sources.readahead import read_ahead
-from softfast.sources.readers import Chunk, Reader, Real, RowsError
+from softfast.sources.readers import Chunk, Columns, Reader, Real, RowsError, as_array
 from softfast.sources.row_cache import RowCache
 from softfast.threads import resolve_threads
 from softfast.validation import as_vector
@@ -22,6 +22,8 @@ from softfast.validation import as_vector
 T = TypeVar("T")
 Vector = NDArray[np.float64]
 
+# Labels from the least to the greatest whose numbers are looked up: as many as stay in the first-level cache.
+_LARGEST_TABLE = 4096
 # Bytes at the beginning and the end of a chunk that tell whether a later pass yields the same.
 _PROBE = 4096
 
@@ -99,7 +101,8 @@ class StreamedRows:
         if survey is None:
             with closing(read_ahead(_checked(self._reader))) as chunks:
                 for chunk in chunks:
-                    yield chunk.X, chunk.y, chunk.weight
+                    yield as_array(chunk.X), chunk.y, chunk.weight
+                    self._reader.verify()
             return
         with closing(self.again()) as passes:
             for X, codes, weight in zip(passes, survey.codes, survey.weights, strict=True):
@@ -122,8 +125,11 @@ class StreamedRows:
         """The X of the chunks once more, read ahead; an error if they are not those of the first pass."""
         survey = self.survey()
         number, name = 0, self._reader.name
-        with closing(read_ahead(self._reader.again() if self._cache is None else self._cache.again())) as chunks:
+        # Who closes the cache meanwhile does not take it from a pass under way.
+        store = self._reader if self._cache is None else self._cache
+        with closing(read_ahead(store.again())) as chunks:
             for X in chunks:
+                store.verify()
                 if number == len(survey.codes):
                     raise RowsError(f"{name}: another pass over the rows has more chunks than the first, {number}")
                 shape = len(survey.codes[number]), survey.n_features
@@ -135,6 +141,8 @@ class StreamedRows:
                         "pass must yield the same rows in the same order"
                     )
                 yield X
+                # The caller has read it by now, page by page.
+                store.verify()
                 number += 1
         if number < len(survey.codes):
             raise RowsError(
@@ -169,12 +177,16 @@ class StreamedParts:
         return DenseSource(X, codes, self.n_classes, weight, n_threads=self._n_threads)
 
 
-def probe(X: Real) -> int:
-    """A checksum of the first and the last values."""
-    lines = X if X.flags.c_contiguous else X.T
-    flat = lines.reshape(-1) if lines.flags.c_contiguous else lines[0]
-    count = _PROBE // X.itemsize
-    return zlib.crc32(flat[-count:].tobytes(), zlib.crc32(flat[:count].tobytes()))
+def probe(X: Real | Columns) -> int:
+    """A checksum of some of the first and the last values."""
+    if isinstance(X, Columns):
+        first, last = X.columns[0], X.columns[-1]
+    elif X.flags.f_contiguous or not X.flags.c_contiguous:
+        first, last = X[:, 0], X[:, -1]
+    else:
+        first = last = X.reshape(-1)
+    count = _PROBE // X.dtype.itemsize
+    return zlib.crc32(last[-count:].tobytes(), zlib.crc32(first[:count].tobytes()))
 
 
 def _checked(reader: Reader) -> Iterator[Chunk]:
@@ -183,25 +195,28 @@ def _checked(reader: Reader) -> Iterator[Chunk]:
     for chunk in reader.chunks():
         if expected is None:
             expected = chunk.X.shape[1], chunk.X.dtype
-        yield checked(chunk, *expected, names=reader.feature_names, finite=reader.finite)
+        yield checked(chunk, *expected, names=reader.feature_names)
 
 
 def checked(
     chunk: Chunk, n_features: int, dtype: np.dtype[Any], *, names: list[Any] | None = None, finite: bool = False
 ) -> Chunk:
-    """The chunk, with weights in float64; an error if it is not as expected; `finite` if X is known to be."""
+    """The chunk, with weights in float64; an error if it is not as expected; `finite` if X is known to be.
+
+    What a decoder leaves in columns is finite: it has looked while they were in its processor's cache.
+    """
     X, weight = chunk.X, chunk.weight
     if (X.shape[1], X.dtype) != (n_features, dtype):
         raise RowsError(
             f"{chunk.where(0)}: X has {X.shape[1]} features of {X.dtype}, but the rows before have "
             f"{n_features} of {dtype}"
         )
-    if not (finite or np.isfinite(X).all()):
+    if not (finite or isinstance(X, Columns) or np.isfinite(X).all()):
         row, column = (int(i) for i in np.argwhere(~np.isfinite(X))[0])
         name = names[column] if names else column
         raise RowsError(f"{chunk.where(row)}, feature {name!r}: got {X[row, column]}; accepted are finite numbers")
     if weight is not None:
-        weight = as_vector("weight", weight, len(X), "row")
+        weight = as_vector("weight", weight, X.shape[0], "row")
         if not (weight >= 0).all() or np.isinf(weight).any():
             row = int(np.argmin((weight >= 0) & np.isfinite(weight)))
             raise RowsError(f"{chunk.where(row)}: got the weight {weight[row]}; accepted are finite numbers >= 0")
@@ -223,7 +238,9 @@ def _survey(reader: Reader, cache: RowCache | None) -> Survey:
             probes.append(probe(chunk.X))
             n_features, dtype = chunk.X.shape[1], chunk.X.dtype
             if cache is not None:
+                assert isinstance(chunk.X, Columns)
                 cache.append(chunk.X)
+            reader.verify()
     if not codes:
         raise RowsError(f"{reader.name}: has no rows; expected one at least")
     if n_features == 0:
@@ -246,6 +263,7 @@ class Labels:
     def __init__(self) -> None:
         self._sorted: NDArray[Any] | None = None
         self._numbers = np.empty(0, dtype=np.intp)
+        self._table: NDArray[np.intp] | None = None
 
     def encode(self, y: NDArray[Any], where: Callable[[int], str]) -> NDArray[Any]:
         """The numbers of the labels of a chunk, in as few bytes as they need."""
@@ -254,6 +272,9 @@ class Labels:
         if y.dtype.kind == "f" and not np.isfinite(y).all():
             row = int(np.argmin(np.isfinite(y)))
             raise RowsError(f"{where(row)}: got the label {y[row]}")
+        numbers = self._looked_up(y)
+        if numbers is not None:
+            return numbers.astype(np.min_scalar_type(len(self._numbers) - 1))
         try:
             if self._sorted is None:
                 self._learn(np.unique(y), where)
@@ -269,6 +290,19 @@ class Labels:
         numbers = self._numbers[places]
         return numbers.astype(np.min_scalar_type(len(self._numbers) - 1))
 
+    def _looked_up(self, y: NDArray[Any]) -> NDArray[np.intp] | None:
+        """The numbers of labels that are integers close together, a tenth of the time of a search; None if some is new.
+
+        The table holds the numbers of the labels from the least to the greatest, -1 where there is none.
+        """
+        if self._table is None or self._sorted is None or y.dtype.kind not in "iu":
+            return None
+        least, greatest = int(self._sorted[0]), int(self._sorted[-1])
+        if not least <= int(y.min()) <= int(y.max()) <= greatest:
+            return None
+        numbers = self._table[y.astype(np.int64) - least]
+        return None if numbers.min() < 0 else numbers
+
     def _places(self, y: NDArray[Any]) -> NDArray[np.intp]:
         assert self._sorted is not None
         return np.minimum(np.searchsorted(self._sorted, y), len(self._sorted) - 1)
@@ -283,6 +317,12 @@ class Labels:
         numbers[: len(self._numbers)] = self._numbers
         order = np.argsort(known, kind="stable")
         self._sorted, self._numbers = known[order], numbers[order]
+        self._table = None
+        if known.dtype.kind in "iu" and self._sorted[-1] < 2**63:
+            places = self._sorted.astype(np.int64)
+            if int(places[-1]) - int(places[0]) < _LARGEST_TABLE:
+                self._table = np.full(places[-1] - places[0] + 1, -1)
+                self._table[places - places[0]] = self._numbers
 
     def finish(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """The classes, and where the one of each number stands among them."""

@@ -194,7 +194,23 @@ def _where(path: Path, name: str, place: Callable[[int], str], row: int) -> str:
 
 
 def fill(out: Real, column: Any, where: Callable[[int], str]) -> None:
-    """Copy an Arrow column of numbers into out (n,), or say which value is none."""
+    """Copy an Arrow column of numbers, in chunks, into out (n,), or say which value is none."""
+    begin = 0
+    for chunk in _numbers(column, where).chunks:
+        out[begin : begin + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+        begin += len(chunk)
+    _require_finite(out, where)
+
+
+def values_of(array: Any, dtype: np.dtype[Any], where: Callable[[int], str]) -> Real:
+    """An Arrow array of numbers as one of the dtype (n,), a view where it is of that; or say which value is none."""
+    values: Real = _numbers(array, where).to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    _require_finite(values, where)
+    return values
+
+
+def _numbers(column: Any, where: Callable[[int], str]) -> Any:
+    """The column, decimals made floats; an error if it is none of numbers, or one is missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import types
@@ -213,14 +229,14 @@ def fill(out: Real, column: Any, where: Callable[[int], str]) -> None:
         raise TableError(f"{where(row)}: got {short(column[row].as_py())} ({kind}); {ACCEPTED}")
     if column.null_count:
         raise TableError(f"{where(pc.index(column.is_null(), True).as_py())}: a value is missing; {ACCEPTED}")
-    begin = 0
-    for chunk in column.chunks:
-        out[begin : begin + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
-        begin += len(chunk)
-    finite = np.isfinite(out)
+    return column
+
+
+def _require_finite(values: Real, where: Callable[[int], str]) -> None:
+    finite = np.isfinite(values)
     if not finite.all():
         row = int(finite.argmin())
-        raise TableError(f"{where(row)}: got {out[row]}; {ACCEPTED}")
+        raise TableError(f"{where(row)}: got {values[row]}; {ACCEPTED}")
 
 
 def read_labels(column: Any, where: Callable[[int], str]) -> NDArray[Any]:
