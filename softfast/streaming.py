@@ -278,7 +278,11 @@ class PartialFit:
         # A fit since then has begun anew.
         learned = None if "n_iter_" in self.__dict__ else self.__dict__.get("_learned")
         if learned is None:
-            start = np.column_stack([self._dense_coef(), self.intercept_]) if fitted else np.zeros((n_outputs, X.shape[1] + 1))
+            start = (
+                np.column_stack([self._dense_coef(), self.intercept_])
+                if fitted
+                else np.zeros((n_outputs, X.shape[1] + 1))
+            )
             learned = Learned.nothing(start, penalty_strength(self.C, 1.0))
         kind = CsrSource if issparse(X) else DenseSource
 
