@@ -229,6 +229,9 @@ def _same(operation: T) -> T:
 
 
 def _operate(partition: Partition, number: int, *, operation: Callable[[Part, int], T]) -> T:
+    if isinstance(operation, partial):
+        # Its coefficients have been moved, too.
+        operation = partial(operation.func, *(_at_home(a) if isinstance(a, np.ndarray) else a for a in operation.args))
     return operation(partition.source, number)
 
 
