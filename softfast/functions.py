@@ -244,8 +244,9 @@ def loss_gradient(
            [ 0.5]]), array([0., 0.]))
     """
     rows = as_rows("X", X)
+    is_sparse = isinstance(rows, _core.SparseRows)
     coef = as_real("coef", coef)
-    if isinstance(rows, _core.Rows) or not (coef.flags.c_contiguous or coef.flags.f_contiguous):
+    if not (is_sparse and (coef.flags.c_contiguous or coef.flags.f_contiguous)):
         coef = np.ascontiguousarray(coef, dtype=np.float64)
     if coef.ndim != 2 or coef.shape[0] < 2 or coef.shape[1] != rows.n_features:
         raise ValueError(f"coef must have shape (K, {rows.n_features}) with K >= 2, got {coef.shape}")
@@ -254,9 +255,9 @@ def loss_gradient(
     if offset is not None:
         rows = rows.with_offset(as_offset(offset, rows.n_rows, n_classes))
     weight = as_weight(sample_weight, rows.n_rows)
-    # In the weights the division by their sum costs no pass over the gradient.
     total = float(rows.n_rows if weight is None else weight.sum()) or 1.0
-    scaled = 1 / total if weight is None else weight / total
+    # A sparse gradient may be longer than the rows: in the weights, division by their sum costs no pass over it.
+    scaled = weight if not is_sparse else 1 / total if weight is None else weight / total
     targets = _core.Targets(as_targets(y, rows.n_rows, n_classes, rows.dtype), scaled)
     try:
         loss, grad_coef, grad_intercept = _core.default.loss_gradient(
@@ -273,13 +274,15 @@ def loss_gradient(
         raise ValueError(f"y: {error}") from None
     # Checked here only, for NaN and infinity in an argument always reach the result; what is stored of sparse rows is
     # known to be finite.
-    seen = grad_coef if isinstance(rows, _core.Rows) else grad_intercept
+    seen = grad_intercept if is_sparse else grad_coef
     if not (np.isfinite(loss) and np.isfinite(seen).all()):
         require_finite("coef", coef)
         require_finite("intercept", bias)
-        if isinstance(rows, _core.Rows):
+        if not is_sparse:
             require_finite("X", as_real("X", X))
-    return loss, grad_coef, grad_intercept
+    if is_sparse:
+        return loss, grad_coef, grad_intercept
+    return loss / total, grad_coef / total, grad_intercept / total
 
 
 def _axis(axis: int, ndim: int) -> int:
