@@ -204,7 +204,8 @@ cdef struct derivatives:
     double total, ridge
 
 
-cdef void derive_part(const derivatives *job, double *sums, double *rows, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
+cdef void derive_part(const derivatives *job, double *sums, double *rows, ptrdiff_t begin,
+                      ptrdiff_t end) noexcept nogil:
     # sums [8][m]: five of squares and products, three weighted ones; rows [2][m].
     cdef ptrdiff_t m = job.m, j, k
     cdef double *g = rows
