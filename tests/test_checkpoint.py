@@ -82,11 +82,12 @@ model = estimator.fit(softfast.from_batches(batches), checkpoint={str(tmp_path /
 np.savez({str(tmp_path / "model.npz")!r}, coef=model.coef_, n_iter=model.n_iter_, n_passes=model.n_passes_)
 """
     kills = 0
-    for _ in range(40):
+    for attempt in range(40):
         process = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"ready\n"
         try:
-            process.wait(rng.uniform(0.1, 0.6))
+            # Longer and longer, for a busy machine.
+            process.wait(rng.uniform(0.1, 0.6) * (1 + attempt / 8))
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
