@@ -57,7 +57,6 @@ def lbfgs(
     size, long = start.x.size, start.x.size >= _LONG
     pairs: Pairs = deque(maxlen=_LONG_MEMORY if long else _MEMORY)
     inverse: Callable[[Vector], Vector] | None = None
-    shrinkage = 1.0
     spare = None
     patience = Patience()
     for iteration in range(max_iter):
@@ -68,8 +67,7 @@ def lbfgs(
             return point, iteration, "stalled"
         if iteration in _METRIC_ITERATIONS or iteration % _METRIC_ITERATIONS[-1] == 0:
             inverse = metric(point)
-            shrinkage = _shrinkage(pairs, inverse)
-        direction = _direction(pairs, inverse, shrinkage, point.gradient, n_threads)
+        direction = _direction(pairs, inverse, point.gradient, n_threads)
         slope = float(direction @ point.gradient)
         # Before curvature is known, a first step of length 1 at most.
         length = 1.0 if pairs or inverse else 1 / max(1.0, float(np.linalg.norm(direction)))
@@ -89,12 +87,11 @@ def lbfgs(
             # The memory of the pair that goes is warm.
             spare = pairs[0][:2] if len(pairs) == pairs.maxlen else None
             pairs.append(_Pair(moved, turned, curvature, square))
-            shrinkage = _shrinkage(pairs, inverse)
         point = following
     return point, max_iter, "stopped" if stop(point) else "max_iter"
 
 
-def _shrinkage(pairs: Pairs, inverse: Callable[[Vector], Vector] | None) -> float:
+def _shrinkage(last: _Pair, inverse: Callable[[Vector], Vector]) -> float:
     """The factor, from 0.1 to 1, by which the metric agrees with the last step.
 
     A Hessian from few rows has next to no curvature in directions in which all rows do, and its steps are too long: on
@@ -102,16 +99,13 @@ def _shrinkage(pairs: Pairs, inverse: Callable[[Vector], Vector] | None) -> floa
     all, and 67 with the factor. Above 1 it would undo what the metric knows of directions other than the last; and how
     the gradient turned in the last steps of all, which would be shrunk to nothing, is rounding.
     """
-    if inverse is None or not pairs:
-        return 1.0
-    turned = np.asarray(pairs[-1].turned, dtype=np.float64)
-    return 1 / min(max(1.0, float(turned @ inverse(turned)) / pairs[-1].curvature), 10.0)
+    turned = np.asarray(last.turned, dtype=np.float64)
+    return 1 / min(max(1.0, float(turned @ inverse(turned)) / last.curvature), 10.0)
 
 
 def _direction(
     pairs: Pairs,
     inverse: Callable[[Vector], Vector] | None,
-    shrinkage: float,
     gradient: Vector,
     n_threads: int,
 ) -> Vector:
@@ -129,9 +123,11 @@ def _direction(
         factors.append(dot / pairs[i].curvature)
         following = pairs[max(i - 1, 0)].moved
         dot = add_and_dot(product, -factors[-1], pairs[i].turned, following, n_threads=n_threads)
-    if inverse is not None:
+    if inverse is None:
+        scale = pairs[-1].curvature / pairs[-1].square
+    else:
         product = np.ascontiguousarray(inverse(product))
-    scale = shrinkage if inverse is not None else pairs[-1].curvature / pairs[-1].square
+        scale = _shrinkage(pairs[-1], inverse)
     dot = scale_and_dot(product, scale, pairs[0].turned, n_threads=n_threads)
     for i, factor in enumerate(reversed(factors)):
         following = pairs[min(i + 1, len(pairs) - 1)].turned
