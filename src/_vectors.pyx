@@ -19,6 +19,10 @@ ctypedef fused real_t:
     float
     double
 
+ctypedef fused other_t:
+    float
+    double
+
 # GNU's OpenMP does not survive a fork: see _core.
 cdef bint _threads_started = False
 
@@ -37,7 +41,7 @@ cdef int _remember_threads(int n_threads) except -1:
     return 0
 
 
-cdef double add_part(double *y, double factor, const real_t *x, const real_t *w, ptrdiff_t n) noexcept nogil:
+cdef double dot_part(const real_t *x, const other_t *y, ptrdiff_t n) noexcept nogil:
     # Eight sums fill vectors, and need not wait for each other.
     cdef double[8] sums
     cdef double total = 0
@@ -46,15 +50,19 @@ cdef double add_part(double *y, double factor, const real_t *x, const real_t *w,
         sums[lane] = 0
     for i in range(0, whole, 8):
         for lane in range(8):
-            y[i + lane] += factor * x[i + lane]
-        for lane in range(8):
-            sums[lane] += w[i + lane] * y[i + lane]
+            sums[lane] += <double>x[i + lane] * y[i + lane]
     for i in range(whole, n):
-        y[i] += factor * x[i]
-        sums[i - whole] += w[i] * y[i]
+        sums[i - whole] += <double>x[i] * y[i]
     for lane in range(8):
         total += sums[lane]
     return total
+
+
+cdef double add_part(double *y, double factor, const real_t *x, const real_t *w, ptrdiff_t n) noexcept nogil:
+    cdef ptrdiff_t i
+    for i in range(n):
+        y[i] += factor * x[i]
+    return dot_part(w, y, n)
 
 
 def add_and_dot(double[::1] y, double factor, const real_t[::1] x, const real_t[::1] w, *, int n_threads=1):
@@ -74,22 +82,10 @@ def add_and_dot(double[::1] y, double factor, const real_t[::1] x, const real_t[
 
 
 cdef double scale_part(double *y, double factor, const real_t *w, ptrdiff_t n) noexcept nogil:
-    cdef double[8] sums
-    cdef double total = 0
-    cdef ptrdiff_t i, lane, whole = n // 8 * 8
-    for lane in range(8):
-        sums[lane] = 0
-    for i in range(0, whole, 8):
-        for lane in range(8):
-            y[i + lane] *= factor
-        for lane in range(8):
-            sums[lane] += w[i + lane] * y[i + lane]
-    for i in range(whole, n):
+    cdef ptrdiff_t i
+    for i in range(n):
         y[i] *= factor
-        sums[i - whole] += w[i] * y[i]
-    for lane in range(8):
-        total += sums[lane]
-    return total
+    return dot_part(w, y, n)
 
 
 def scale_and_dot(double[::1] y, double factor, const real_t[::1] w, *, int n_threads=1):
@@ -110,25 +106,11 @@ def scale_and_dot(double[::1] y, double factor, const real_t[::1] w, *, int n_th
 
 cdef void differ_part(real_t *out, double *sums, const double *a, const double *b, const double *c, const double *d,
                       real_t *other, ptrdiff_t n) noexcept nogil:
-    cdef double[8] products
-    cdef double[8] squares
-    cdef ptrdiff_t i, lane
+    cdef ptrdiff_t i
     for i in range(n):
         out[i] = <real_t>(a[i] - b[i])
         other[i] = <real_t>(c[i] - d[i])
-    for lane in range(8):
-        products[lane] = squares[lane] = 0
-    for i in range(0, n // 8 * 8, 8):
-        for lane in range(8):
-            products[lane] += <double>out[i + lane] * other[i + lane]
-            squares[lane] += <double>other[i + lane] * other[i + lane]
-    for i in range(n // 8 * 8, n):
-        products[i % 8] += <double>out[i] * other[i]
-        squares[i % 8] += <double>other[i] * other[i]
-    sums[0] = sums[1] = 0
-    for lane in range(8):
-        sums[0] += products[lane]
-        sums[1] += squares[lane]
+    sums[0], sums[1] = dot_part(out, other, n), dot_part(other, other, n)
 
 
 def differences(real_t[::1] out, real_t[::1] other, const double[::1] a, const double[::1] b, const double[::1] c,
