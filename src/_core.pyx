@@ -19,17 +19,17 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, sqrt
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 from native cimport (
-    SF_ALIGNMENT, SF_F32, SF_F64, SF_IDENTITY, SF_LOGSUMEXP, SF_LOG_SOFTMAX, SF_OK, SF_SOFTMAX, sf_array_kernels,
-    sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size, sf_coef_stride, sf_csr,
-    sf_csr_block_rows, sf_csr_columns, sf_csr_kernels, sf_csr_scratch_bytes, sf_csr_stride, sf_entry, sf_gradient,
-    sf_gram_rows, sf_gram_scratch_bytes, sf_intercept_index, sf_intercept_size, sf_kernels, sf_logits,
-    sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes, sf_targets,
+    SF_ALIGNMENT, SF_F32, SF_F64, SF_GRAM_COLUMNS, SF_GRAM_ROWS, SF_IDENTITY, SF_LOGSUMEXP, SF_LOG_SOFTMAX, SF_OK,
+    SF_SOFTMAX, sf_array_kernels, sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size,
+    sf_coef_stride, sf_csr, sf_csr_block_rows, sf_csr_columns, sf_csr_kernels, sf_csr_scratch_bytes, sf_csr_stride,
+    sf_entry, sf_gradient, sf_gram, sf_gram_scratch_bytes, sf_intercept_index, sf_intercept_size, sf_kernels,
+    sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes, sf_targets,
 )
 from ndarrays cimport (
     check_columns, describe, is_vector_of, offset_data, real_of, same_or_apart, stride_of, vector,
@@ -305,29 +305,23 @@ cdef class Kernels:
     def gram(self, Rows X not None, const double[:, ::1] weight not None, *, int n_threads=1):
         """sum_i w_i x_i x_i^T, (g, p, p), for each of g rows of weights (g, n), computed in float64."""
         _remember_threads(n_threads)
-        cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features, n_weights = weight.shape[0], stride = sf_coef_stride(p)
-        cdef ptrdiff_t block = sf_gram_rows(p), chunk
-        cdef ptrdiff_t n_chunks = min(<ptrdiff_t>n_threads, n_weights)
-        cdef int real = SF_F64
-        cdef sf_row_kernels kernels = self.table.rows[X.real][real]
+        cdef ptrdiff_t n = X.view.n_rows, p = X.view.n_features, n_weights = weight.shape[0]
+        cdef ptrdiff_t stride = sf_coef_stride(p), chunk
         cdef size_t scratch_bytes = sf_gram_scratch_bytes(p)
         if weight.shape[1] != n:
             raise ValueError(f"{weight.shape[1]} weights for {n} rows")
-        # Whole vectors are written: beyond the last column of a row, and of the last row too.
-        padded = np.zeros(n_weights * p * stride + stride)
-        cdef double[::1] sums = padded
-        cdef _Buffer scratch = _Buffer(scratch_bytes * max(1, n_chunks))
-        if n and p:
+        matrices = np.zeros((n_weights, p, stride))
+        cdef double[:, :, ::1] sums = matrices
+        cdef _Buffer scratch = _Buffer(scratch_bytes * n_threads)
+        if n and p and n_weights:
             with nogil:
-                for chunk in prange(n_chunks, num_threads=n_threads, schedule='static'):
-                    # Each thread has matrices of its own: their bits do not depend on who computes them.
-                    run_gram(&kernels, &sums[0], &weight[0, 0], chunk * n_weights // n_chunks,
-                             (chunk + 1) * n_weights // n_chunks, &X.view, block, scratch.data + scratch_bytes * chunk)
+                for chunk in prange(n_threads, num_threads=n_threads, schedule='static'):
+                    # Each element belongs to one thread: its bits do not depend on their number.
+                    run_gram(self.table.gram[X.real], &sums[0, 0, 0], &weight[0, 0], n_weights, chunk, n_threads,
+                             &X.view, scratch.data + scratch_bytes * chunk)
                     with gil:
                         PyErr_CheckSignals()
-        matrices = padded[:n_weights * p * stride].reshape(n_weights, p, stride)[:, :, :p]
-        upper = np.triu(matrices)
-        return upper + np.triu(matrices, 1).transpose(0, 2, 1)
+        return np.ascontiguousarray(matrices[:, :, :p])
 
     def predict(self, X not None, coef, intercept, ptrdiff_t n_classes, int map, *, int n_threads=1):
         """The map of the logits of every row, in the type of X: (n, K), or with IDENTITY (n, M).

@@ -1,4 +1,4 @@
-/* curvature.tmpl.h: products with the Hessian, and weighted Gram matrices.  Included once for each pair, after
+/* curvature.tmpl.h: products with the Hessian.  Included once for each pair, after
  * rows.tmpl.h, whose tiles and products it uses.
  *
  * The Hessian of the loss is sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T.  On a direction V with d_i = V x_i it
@@ -73,34 +73,6 @@ static void V(hessian_vector)(sf_gradient *out, const sf_rows *x, const double *
     V(scores_tile)(turned, stride, x, direction, begin, end, w + 4 * stride);
     V(curve_tile)(tile, turned, n_classes, stride, weight ? weight + begin : NULL, n_rows, w);
     V(add_gradient)(out, x, tile, stride, n_classes, model->n_outputs, begin, end);
-}
-
-/* out [n_weights][p][sf_coef_stride(p)] += sum over the rows [begin, end) of weight[q * weight_stride + i] x_i x_i^T:
- * the columns from each row's own group of 14 on, which hold the upper triangle.  X is transposed once for all
- * weights; scratch: sf_gram_scratch_bytes. */
-static void V(gram)(double *out, ptrdiff_t n_weights, const double *weight, ptrdiff_t weight_stride, const sf_rows *x,
-                    ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const ptrdiff_t p = x->n_features, n_rows = end - begin, stride = sf_padded(n_rows), c_stride = sf_coef_stride(p);
-    REAL *columns = scratch, *scaled = columns + p * stride;
-    V(gather_tile)(columns, stride, x->data, x->row_stride, x->feature_stride, p, begin, end);
-    for (ptrdiff_t j = 0; j < p; j++)
-        for (ptrdiff_t r = n_rows; r < stride; r++)
-            scaled[j * stride + r] = 0;
-    for (ptrdiff_t q = 0; q < n_weights; q++) {
-        const double *h = weight + q * weight_stride + begin;
-        for (ptrdiff_t j = 0; j < p; j++)
-            for (ptrdiff_t r = 0; r < n_rows; r++)
-                scaled[j * stride + r] = columns[j * stride + r] * (REAL)h[r];
-        for (ptrdiff_t first = 0; first < p; first += V(outer_classes)) {
-            const ptrdiff_t n_outputs = p - first < V(outer_classes) ? p - first : V(outer_classes);
-            sf_rows part = *x;
-            part.data = (const STORE *)x->data + first * x->feature_stride;
-            part.n_features = p - first;
-            V(product) product = {scaled + first * stride, stride, n_outputs, n_rows, NULL, NULL,
-                                  out + (q * p + first) * c_stride + first, c_stride};
-            V(multiply)(&product, &part, begin, end, 0);
-        }
-    }
 }
 
 #undef SF_FOR_OUTER

@@ -140,13 +140,28 @@ cdef ptrdiff_t run_task(const sf_row_kernels *kernels, const evaluation *evaluat
     return SF_OK
 
 
-cdef void run_gram(const sf_row_kernels *kernels, double *out, const double *weight, ptrdiff_t first, ptrdiff_t last,
-                   const sf_rows *x, ptrdiff_t block, void *scratch) noexcept nogil:
-    """The Gram matrices first..last."""
-    cdef ptrdiff_t i, size = x.n_features * sf_coef_stride(x.n_features)
-    for i in range(ceil_div(x.n_rows, block)):
-        kernels.gram(out + first * size, last - first, weight + first * x.n_rows, x.n_rows, x, i * block,
-                     min((i + 1) * block, x.n_rows), scratch)
+cdef void run_gram(sf_gram gram, double *out, const double *weight, ptrdiff_t n_weights, ptrdiff_t chunk,
+                   ptrdiff_t n_chunks, const sf_rows *x, void *scratch) noexcept nogil:
+    """One of n_chunks parts of all matrices: some of the matrices, or some columns of each where they are few."""
+    cdef ptrdiff_t n = x.n_rows, p = x.n_features, stride = sf_coef_stride(p), begin = 0, end = n_weights
+    cdef ptrdiff_t first = 0, last = p, i, q, j
+    if n_weights >= n_chunks:
+        begin, end = chunk * n_weights // n_chunks, (chunk + 1) * n_weights // n_chunks
+    else:
+        first, last = columns_before(p, chunk, n_chunks), columns_before(p, chunk + 1, n_chunks)
+    for i in range(ceil_div(n, SF_GRAM_ROWS)):
+        gram(out + begin * p * stride, end - begin, weight + begin * n, n, x, i * SF_GRAM_ROWS,
+             min((i + 1) * SF_GRAM_ROWS, n), first, last, scratch)
+    for q in range(begin, end):
+        for i in range(last):
+            for j in range(max(first, i + 1), last):
+                out[(q * p + j) * stride + i] = out[(q * p + i) * stride + j]
+
+
+cdef ptrdiff_t columns_before(ptrdiff_t p, ptrdiff_t chunk, ptrdiff_t n_chunks) noexcept nogil:
+    """Where columns are cut so that n_chunks parts of an upper triangle are about equal."""
+    cdef ptrdiff_t column = <ptrdiff_t>(p * sqrt(<double>chunk / n_chunks)) // SF_GRAM_COLUMNS * SF_GRAM_COLUMNS
+    return p if chunk == n_chunks else column
 
 
 cdef void add_parts(double *sums, ptrdiff_t size, ptrdiff_t n_tasks, ptrdiff_t begin,

@@ -6,6 +6,8 @@ from libc.stdint cimport int64_t
 
 cdef extern from "softfast.h" nogil:
     enum: SF_ALIGNMENT
+    enum: SF_GRAM_COLUMNS
+    enum: SF_GRAM_ROWS
     enum: SF_OK
     ctypedef enum sf_map:
         SF_SOFTMAX
@@ -51,8 +53,6 @@ cdef extern from "softfast.h" nogil:
                        void *) noexcept nogil
         void (*hessian_vector)(sf_gradient *, const sf_rows *, const double *, const sf_model *, const sf_model *,
                                ptrdiff_t, ptrdiff_t, void *) noexcept nogil
-        void (*gram)(double *, ptrdiff_t, const double *, ptrdiff_t, const sf_rows *, ptrdiff_t, ptrdiff_t,
-                     void *) noexcept nogil
     ctypedef struct sf_csr_kernels:
         ptrdiff_t (*residual)(double *, double *, double *, const sf_csr *, const sf_targets *, const sf_model *,
                               ptrdiff_t, ptrdiff_t, void *) noexcept nogil
@@ -62,6 +62,8 @@ cdef extern from "softfast.h" nogil:
                        void *) noexcept nogil
         void (*add)(double *, const double *, ptrdiff_t, const sf_csr *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                     ptrdiff_t) noexcept nogil
+    ctypedef void (*sf_gram)(double *, ptrdiff_t, const double *, ptrdiff_t, const sf_rows *, ptrdiff_t, ptrdiff_t,
+                             ptrdiff_t, ptrdiff_t, void *) noexcept nogil
     ctypedef struct sf_array_kernels:
         void (*map)(void *, ptrdiff_t, ptrdiff_t, sf_map, const sf_logits *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                     int, void *) noexcept nogil
@@ -73,6 +75,7 @@ cdef extern from "softfast.h" nogil:
         const char *name
         sf_row_kernels rows[2][2]
         sf_csr_kernels csr[2][2][2]
+        sf_gram gram[2]
         sf_array_kernels arrays[2]
     const sf_kernels *const *sf_available()
     ptrdiff_t sf_block_rows(ptrdiff_t, ptrdiff_t, size_t)
@@ -80,7 +83,6 @@ cdef extern from "softfast.h" nogil:
     size_t sf_array_scratch_bytes(ptrdiff_t, ptrdiff_t, ptrdiff_t)
     bint sf_many_classes(ptrdiff_t)
     ptrdiff_t sf_coef_stride(ptrdiff_t)
-    ptrdiff_t sf_gram_rows(ptrdiff_t)
     size_t sf_gram_scratch_bytes(ptrdiff_t)
     ptrdiff_t sf_coef_size(const sf_model *)
     ptrdiff_t sf_coef_index(const sf_model *, ptrdiff_t, ptrdiff_t)

@@ -17,6 +17,8 @@
 #define SF_PANEL 32       /* classes of a panel, where classes lie across the lanes */
 #define SF_PACK_ROWS 32   /* rows that are transposed at a time, where they are */
 #define SF_PACK_BYTES (32 * 1024) /* of their tile at most: two thirds of a first-level cache */
+#define SF_GRAM_ROWS 128   /* rows of a block of a Gram matrix: four lines of each, half a first-level cache */
+#define SF_GRAM_COLUMNS 8 /* float64 numbers of a line */
 #define SF_MAX_LANES 16   /* lanes of the widest vector; the padding unit of tiles and packed coefficients */
 
 /* X (n, p): element (i, j) at data[i * row_stride + j * feature_stride]; one of the two strides is 1.  offset, or NULL:
@@ -88,10 +90,6 @@ typedef struct {
     /* Adds the product of the Hessian at the model with the direction's coefficients to out; weight (n,) or NULL. */
     void (*hessian_vector)(sf_gradient *out, const sf_rows *x, const double *weight, const sf_model *model,
                            const sf_model *direction, ptrdiff_t begin, ptrdiff_t end, void *scratch);
-    /* Adds sum_i w_i x_i x_i^T of n_weights vectors of weights to out [n_weights][p][sf_coef_stride(p)], the upper
-     * triangle at least.  Rows at most sf_gram_rows, scratch sf_gram_scratch_bytes. */
-    void (*gram)(double *out, ptrdiff_t n_weights, const double *weight, ptrdiff_t weight_stride, const sf_rows *x,
-                 ptrdiff_t begin, ptrdiff_t end, void *scratch);
 } sf_row_kernels;
 
 /* The same for rows in CSR with one type of indices.  Their gradient is made in two steps, so that there is one of it
@@ -113,6 +111,13 @@ typedef struct {
                 ptrdiff_t end, ptrdiff_t first, ptrdiff_t last);
 } sf_csr_kernels;
 
+/* Adds sum_i w_i x_i x_i^T over the rows [begin, end), at most SF_GRAM_ROWS, for n_weights vectors of weights to out
+ * [n_weights][p][sf_coef_stride(p)]: of the columns [first, last), each a multiple of SF_GRAM_COLUMNS or p, the upper
+ * triangle at least.  Computed in float64; scratch of sf_gram_scratch_bytes. */
+typedef void (*sf_gram)(double *out, ptrdiff_t n_weights, const double *weight, ptrdiff_t weight_stride,
+                        const sf_rows *x, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last,
+                        void *scratch);
+
 /* Functions of one type of logits. */
 typedef struct {
     /* out as logits are, same shape; with SF_LOGSUMEXP one value a row.  streams: out is larger than the caches, and
@@ -131,6 +136,7 @@ typedef struct {
     const char *name;
     sf_row_kernels rows[2][2]; /* [storage][arithmetic]; float32 arithmetic over float64 storage is not offered */
     sf_csr_kernels csr[2][2][2]; /* [storage][arithmetic][wide_indices] */
+    sf_gram gram[2]; /* [storage] */
     sf_array_kernels arrays[2];
 } sf_kernels;
 
@@ -186,15 +192,13 @@ static inline size_t sf_scratch_bytes(ptrdiff_t n_rows, ptrdiff_t n_classes) {
     return (2 * (size_t)sf_panels(n_classes) * SF_PANEL + 4) * padded * sizeof(double) + SF_PACK_BYTES;
 }
 
-/* Rows a block of a Gram matrix: two copies of its rows should stay in the second-level cache, but the matrices, which
- * every block reads and writes, should be worth the traffic. */
-static inline ptrdiff_t sf_gram_rows(ptrdiff_t n_features) {
-    ptrdiff_t rows = 32 * 1024 / (n_features + 1) / SF_MAX_LANES * SF_MAX_LANES;
-    return rows < 64 ? 64 : rows > 256 ? 256 : rows;
+/* Columns of X in the panels of a Gram matrix. */
+static inline ptrdiff_t sf_gram_columns(ptrdiff_t n_features) {
+    return (n_features + SF_GRAM_COLUMNS - 1) / SF_GRAM_COLUMNS * SF_GRAM_COLUMNS;
 }
 
 static inline size_t sf_gram_scratch_bytes(ptrdiff_t n_features) {
-    return 2 * (size_t)n_features * (size_t)sf_gram_rows(n_features) * sizeof(double);
+    return 2 * (size_t)sf_gram_columns(n_features) * SF_GRAM_ROWS * sizeof(double);
 }
 
 static inline ptrdiff_t sf_entry(const sf_csr *x, ptrdiff_t i) {

@@ -205,7 +205,7 @@ def test_same_bits_for_any_number_of_threads(kernels, storage, arithmetic, order
         "loss_gradient": lambda t: kernels.loss_gradient(
             rows, targets, *model, n_classes, arithmetic=arithmetic, n_threads=t
         ),
-        "gram": lambda t: kernels.gram(rows, weights, n_threads=t),
+        "gram": lambda t: [kernels.gram(rows, some, n_threads=t) for some in (weights, weights[:1])],
         "predict": lambda t: kernels.predict(rows, *model, n_classes, _core.SOFTMAX, n_threads=t)[:1],
     }
     for (name, call), n_threads in itertools.product(calls.items(), (2, 3, 7)):
