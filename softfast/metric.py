@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg import cho_factor, eigh, get_lapack_funcs
 
 from softfast import _core
 from softfast.sources import Matrix, Vector
@@ -84,8 +84,9 @@ def sampled_inverse(
 ) -> Callable[[Matrix], Matrix] | None:
     """Multiplication by H^-1, H = sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T in scaled coordinates, plus a ridge.
 
-    features (m, p), proba (m, M), weight (m,), scale and ridge (M, p): H's element (kj, lj') is divided by
-    scale_kj scale_lj'. The function takes and returns (M, p). "blocks": only the blocks k = l; "shared": one matrix
+    features (m, p), proba (m, K), weight (m,), scale and ridge (M, p): H's element (kj, lj') is divided by
+    scale_kj scale_lj'; where M < K, the first class is the reference, without coefficients. The function takes and
+    returns (M, p). "blocks": only the blocks k = l; "shared": one matrix
     stands for them, times the mean curvature of each class. None where rounding leaves no positive definite matrix.
     """
     invert = {"whole": _whole_inverse, "blocks": _block_inverse, "shared": _shared_inverse}[form]
@@ -102,51 +103,66 @@ def sampled_inverse(
 def _block_inverse(
     rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
-    """The blocks k = l; proba (M, m)."""
-    factors = []
+    """The blocks k = l; proba (K, m)."""
+    solves = []
+    proba = proba[-len(scale) :]
     # One matrix a thread: all at once could be large.
     for first in range(0, len(scale), n_threads):
         some = proba[first : first + n_threads]
         for k, block in enumerate(_core.default.gram(rows, weight * some * (1 - some), n_threads=n_threads), first):
             block /= np.outer(scale[k], scale[k])
             block[np.diag_indices(len(block))] += ridge[k]
-            factors.append(cho_factor(block, overwrite_a=True))
-    return lambda v: np.stack([cho_solve(factor, row) for factor, row in zip(factors, v, strict=True)])
+            solves.append(_cholesky_solve(block))
+    return lambda v: np.stack([solve(row) for solve, row in zip(solves, v, strict=True)])
 
 
 def _whole_inverse(
     rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
-    """All of H; proba (M, m)."""
+    """All of H; proba (K, m)."""
     matrix = _whole(rows, proba, weight, scale, n_threads)
     matrix[np.diag_indices(scale.size)] += ridge.ravel()
-    factor = cho_factor(matrix, overwrite_a=True)
-    return lambda v: np.asarray(cho_solve(factor, v.ravel())).reshape(v.shape)
+    solve = _cholesky_solve(matrix)
+    return lambda v: solve(v.ravel()).reshape(v.shape)
+
+
+def _cholesky_solve(matrix: Matrix) -> Callable[[Vector], Vector]:
+    """Multiplication by the inverse of a positive definite matrix, which is overwritten.
+
+    By LAPACK's function itself: SciPy's checks take as long again for 222 numbers.
+    """
+    factor, lower = cho_factor(matrix, overwrite_a=True)
+    (potrs,) = get_lapack_funcs(("potrs",), (factor,))
+    return lambda v: np.asarray(potrs(factor, v, lower=lower)[0])
 
 
 def whole_hessian(features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, *, n_threads: int = 1) -> Matrix:
-    """H of `sampled_inverse` itself, without a ridge."""
+    """H of `sampled_inverse` itself, without a ridge; proba (m, K)."""
     return _whole(_core.Rows(features), np.ascontiguousarray(proba.T), weight, scale, n_threads)
 
 
 def _whole(rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, n_threads: int) -> Matrix:
-    n_outputs, width = scale.shape
-    hessian = np.empty((n_outputs, width, n_outputs, width))
-    for k in range(n_outputs):
-        curvature = -weight * proba[k] * proba[k:]
-        # Not p minus p^2, which cancels where p is near 1.
-        curvature[0] = weight * proba[k] * (1 - proba[k])
-        blocks = _core.default.gram(rows, curvature, n_threads=n_threads)
-        blocks /= scale[k][:, None] * scale[k:, None, :]
-        hessian[k, :, k:] = blocks.transpose(1, 0, 2)
-        hessian[k:, :, k] = blocks.transpose(0, 2, 1)
-    return hessian.reshape(scale.size, scale.size)
+    """H; proba (K, m)."""
+    (n_outputs, width), n_classes = scale.shape, len(proba)
+    hessian, diagonal = np.empty((n_classes, width, n_classes, width)), np.zeros((n_classes, width, width))
+    for k in range(n_classes - 1):
+        blocks = _core.default.gram(rows, weight * proba[k] * proba[k + 1 :], n_threads=n_threads)
+        hessian[k, :, k + 1 :] = -blocks.transpose(1, 0, 2)
+        hessian[k + 1 :, :, k] = -blocks
+        # p_k (1 - p_k) is the sum of p_k p_l over the other classes, without a cancellation where p_k is near 1.
+        diagonal[k] += blocks.sum(axis=0)
+        diagonal[k + 1 :] += blocks
+    classes = np.arange(n_classes)
+    hessian[classes, :, classes] = diagonal
+    own = slice(n_classes - n_outputs, None)
+    return hessian[own, :, own].reshape(scale.size, scale.size) / np.outer(scale, scale)
 
 
 def _shared_inverse(
     rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
     """The block of class k is f_k B, B the sum of the blocks and f_k the share of class k in all curvature."""
+    proba = proba[-len(scale) :]
     curvature = weight * proba * (1 - proba)
     total = curvature.sum(axis=0)
     share = curvature.sum(axis=1) / max(total.sum(), float(np.finfo(np.float64).tiny))

@@ -148,7 +148,6 @@ class SoftmaxObjective:
         self._intercept_scale = np.sqrt(frequency)
         self._certificate = Certificate(moments, self._penalty, self._first, self._target_means)
         self._uniform_product: Matrix | None = None
-        # `metric` and `curvature` each prepare it in their own way: a solver may ask an objective for one of them only.
         self._sample: RowSample | None = None
         self._sample_rows = 0
         self._budget = MetricBudget(source.n_rows, n_outputs, source.n_features + fit_intercept)
@@ -313,34 +312,17 @@ class SoftmaxObjective:
         if plan is None:
             return self._metric
         form, n_rows = plan
-        if self._sample is None or n_rows != self._sample_rows:
-            self._sample, self._sample_rows = self._source.sample(n_rows, self.moments), n_rows
-        sample = self._sample
-        coef, intercept = self._unpack(point.x)
-        proba, _ = _core.default.predict(
-            _core.Rows(sample.X, sample.offset),
-            np.ascontiguousarray(coef),
-            intercept,
-            self._source.n_classes,
-            _core.SOFTMAX,
-            n_threads=1,
-        )
+        sample = self._centred_sample(n_rows)
+        proba = self._sample_proba(sample, point)
         sample.blend(proba, _LABEL_SHARE, self.even_share)
         self.even_share /= 10
-        features, scale = sample.X - self._center, self._scale
+        scale = self._scale
         if self._fit_intercept:
-            features = np.column_stack([features, np.ones(len(features))])
             scale = np.column_stack([scale, self._intercept_scale])
         ridge = np.full((n_outputs, width), _RIDGE)
         ridge[:, :p] += self._penalty.ridge / self._scale**2
         solve = sampled_inverse(
-            features,
-            proba[:, self._first :],
-            sample.weight,
-            scale,
-            ridge,
-            form=form,
-            n_threads=self._n_threads,
+            sample.X[:, :width], proba, sample.weight, scale, ridge, form=form, n_threads=self._n_threads
         )
         if solve is None:
             self._metric = None
@@ -375,37 +357,45 @@ class SoftmaxObjective:
         class; else its diagonal.
         """
         n_outputs, p = self._shape
-        if self._sample is None:
-            n_rows = min(self._source.n_rows, _LARGEST_SAMPLE, max(1, _SAMPLE_SIZE // (p + 1)))
-            sample = self._source.sample(n_rows, self.moments)
-            # Centred, in C order for steps over rows, with a column of ones for the intercepts.
-            rows = np.ones((len(sample.X), p + 1))
-            np.subtract(sample.X, self._center, out=rows[:, :p])
-            self._sample = replace(sample, X=rows)
+        n_rows = min(self._source.n_rows, _LARGEST_SAMPLE, max(1, _SAMPLE_SIZE // (p + 1)))
+        sample = self._centred_sample(n_rows)
         is_coef = active < n_outputs * p
         outputs = np.where(is_coef, active % n_outputs, active - n_outputs * p)
         columns = np.where(is_coef, active // n_outputs, p)
-        form, step = self._form(len(self._sample.X), np.bincount(outputs, minlength=n_outputs))
-        sample = self._sample.every(step)
-        features = sample.X
+        form, step = self._form(len(sample.X), np.bincount(outputs, minlength=n_outputs))
+        sample = sample.every(step)
+        proba = self._sample_proba(sample, point)
+        exact = form == "whole" and len(sample.X) == self._source.n_rows
+        if not exact:
+            sample.blend(proba, _LABEL_SHARE)
+        scale = np.concatenate([self._scale.ravel("F"), self._intercept_scale])[active]
+        ridge = _ACTIVE_RIDGE + np.where(is_coef, self._penalty.ridge / scale**2, 0)
+        order, values, sizes = active_hessian(
+            sample.X, proba[:, self._first :], sample.weight, outputs, columns, scale, ridge, form
+        )
+        return Curvature(active[order], values, sizes, exact)
+
+    def _centred_sample(self, n_rows: int) -> RowSample:
+        """About n_rows of the rows, centred, in C order, with a column of ones for the intercepts."""
+        if self._sample is None or n_rows != self._sample_rows:
+            sample, p = self._source.sample(n_rows, self.moments), self._shape[1]
+            rows = np.ones((len(sample.X), p + 1))
+            np.subtract(sample.X, self._center, out=rows[:, :p])
+            self._sample, self._sample_rows = replace(sample, X=rows), n_rows
+        return self._sample
+
+    def _sample_proba(self, sample: RowSample, point: Point) -> Matrix:
+        """Probabilities (m, K) of the rows of a centred sample."""
         coef, intercept = self._unpack(point.x)
         proba, _ = _core.default.predict(
-            _core.Rows(features[:, :p], sample.offset),
+            _core.Rows(sample.X[:, : self._shape[1]], sample.offset),
             np.ascontiguousarray(coef),
             intercept + coef @ self._center,
             self._source.n_classes,
             _core.SOFTMAX,
             n_threads=1,
         )
-        exact = form == "whole" and len(features) == self._source.n_rows
-        if not exact:
-            sample.blend(proba, _LABEL_SHARE)
-        scale = np.concatenate([self._scale.ravel("F"), self._intercept_scale])[active]
-        ridge = _ACTIVE_RIDGE + np.where(is_coef, self._penalty.ridge / scale**2, 0)
-        order, values, sizes = active_hessian(
-            features, proba[:, self._first :], sample.weight, outputs, columns, scale, ridge, form
-        )
-        return Curvature(active[order], values, sizes, exact)
+        return proba
 
     def _curvature_work(self) -> float:
         """As much as fifty passes over the rows, or a tenth of a second, in floating-point operations."""

@@ -94,7 +94,6 @@ def _by_newton(source: InMemorySource, before: Learned, tol: float, max_iter: in
     shape, center = before.parameters.shape, before.parameters.ravel()
     rows, weight = source.every(max(1, source.n_rows // (_ROWS_A_COEFFICIENT * center.size)))
     features = np.column_stack([rows, np.full(len(rows), float(fit_intercept))])
-    first = source.n_classes - shape[0]
 
     def objective(x: Vector) -> _Point:
         parameters = x.reshape(shape)
@@ -108,7 +107,7 @@ def _by_newton(source: InMemorySource, before: Learned, tol: float, max_iter: in
         proba, _ = _core.default.predict(
             _core.Rows(rows), *_split(parameters), source.n_classes, _core.SOFTMAX, n_threads=1
         )
-        of_batch = whole_hessian(features, proba[:, first:], weight, np.ones(shape), n_threads=source.n_threads)
+        of_batch = whole_hessian(features, proba, weight, np.ones(shape), n_threads=source.n_threads)
         return before.curvature + of_batch
 
     def metric(point: _Point) -> Callable[[Vector], Vector]:

@@ -13,7 +13,7 @@ from softfast.sources.dense import DenseSource
 def written_out(features, proba, weight, scale, ridge):
     """sum_i w_i (diag(p_i) - p_i p_i^T) (x) x_i x_i^T, scaled, plus the ridge."""
     hessian = np.diag(ridge.ravel())
-    for x, p, w in zip(features, proba, weight, strict=True):
+    for x, p, w in zip(features, proba[:, -len(scale) :], weight, strict=True):
         hessian += w * np.kron(np.diag(p) - np.outer(p, p), np.outer(x, x)) / np.outer(scale, scale)
     return hessian
 
@@ -21,7 +21,7 @@ def written_out(features, proba, weight, scale, ridge):
 @pytest.fixture
 def parts(rng):
     features = rng.normal(size=(60, 4))
-    proba = rng.dirichlet(np.ones(4), 60)[:, 1:]
+    proba = rng.dirichlet(np.ones(4), 60)
     return features, proba, rng.uniform(0, 1, 60), rng.uniform(0.5, 2, (3, 4)), rng.uniform(0.01, 0.1, (3, 4))
 
 
