@@ -36,6 +36,7 @@ static struct {
     atomic_int broken;
 } watched[N_WATCHED];
 static struct sigaction before;
+static atomic_int passed_on;
 static uintptr_t page_bytes;
 
 static void on_bus_error(int signal_number, siginfo_t *info, void *context) {
@@ -54,7 +55,10 @@ static void on_bus_error(int signal_number, siginfo_t *info, void *context) {
             }
         }
     }
-    sigaction(signal_number, &before, NULL);
+    /* One that was installed after us and before another sf_watch is before us and behind us: it may hand the signal
+     * back, as Python's faulthandler does. */
+    if (atomic_exchange(&passed_on, 1)) signal(signal_number, SIG_DFL);
+    else sigaction(signal_number, &before, NULL);
     /* A fault comes again by itself. */
     if (info->si_code <= 0) raise(signal_number);
 }
@@ -69,6 +73,7 @@ int sf_watch(const void *memory, size_t n_bytes) {
         ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
         sigemptyset(&ours.sa_mask);
         before = current;
+        atomic_store(&passed_on, 0);
         page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
         if (sigaction(SIGBUS, &ours, NULL) != 0) return -1;
     }
