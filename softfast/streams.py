@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -115,6 +116,10 @@ def from_parquet(
     >>> model.feature_names_in_.tolist()[0]
     'sepal length (cm)'
     """
+    if isinstance(columns, str):
+        raise ValueError(f"columns must be a list of names, got the string {columns!r}")
+    if cache_limit is not None and not (isinstance(cache_limit, Integral) and cache_limit >= 0):
+        raise ValueError(f"cache_limit must be None or an integer >= 0, bytes, got {cache_limit!r}")
     return StreamedRows(ParquetReader(path, target, columns, weight), cache=cache, cache_limit=cache_limit)
 
 

@@ -144,6 +144,19 @@ def test_what_is_wrong_with_a_file(change, message, folder, table, tmp_path):
     assert not list(disk.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": "ab"}, "columns must be a list of names, got the string 'ab'"),
+        ({"cache_limit": -1}, "cache_limit must be None or an integer >= 0, bytes, got -1"),
+        ({"cache_limit": "1 GB"}, "cache_limit must be None or an integer >= 0, bytes, got '1 GB'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, folder):
+    with pytest.raises(ValueError, match=message):
+        softfast.from_parquet(folder, target="tree", **{"columns": NAMES, **arguments})
+
+
 @pytest.mark.parametrize("column", ["b", "tree"])
 def test_schema_that_changes_between_files(column, folder, table):
     parquet.write_table(table[300:310].drop_columns([column]), folder / "2.pq")

@@ -407,6 +407,24 @@ def test_read_ahead_is_ahead_by_one_and_ends():
     assert list(read_ahead(iter(range(5)))) == list(range(5))
 
 
+def test_ctrl_c_while_the_thread_is_started_ends_it(monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(read_ahead(iter(range(5))))
+    assert not read_ahead_threads()
+
+
+def test_a_factory_must_return_something():
+    with pytest.raises(ValueError, match="factory must return an iterator of batches, got NoneType"):
+        SoftmaxRegression().fit(softfast.from_batches(lambda: None))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_ends_a_streamed_fit(tmp_path):
     script = """

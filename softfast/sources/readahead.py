@@ -38,8 +38,9 @@ def read_ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
 
     # A daemon: a second Ctrl-C gets away from a source that never answers.
     thread = threading.Thread(target=work, name="softfast read-ahead", daemon=True)
-    thread.start()
     try:
+        # Ctrl-C may come while it waits for the thread, which then runs.
+        thread.start()
         while True:
             item, error = ready.get()
             if error is not None:
@@ -52,4 +53,5 @@ def read_ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     finally:
         stopped.set()
         free.release()
-        thread.join()
+        if thread.is_alive():
+            thread.join()

@@ -226,7 +226,11 @@ class BatchReader:
 
     def chunks(self) -> Iterator[Chunk]:
         """The batches, made arrays."""
-        batches = iter(self._factory())
+        returned = self._factory()
+        try:
+            batches = iter(returned)
+        except TypeError as error:
+            raise RowsError(f"factory must return an iterator of batches, got {_kind(returned)}") from error
         if batches is self._last:
             raise RowsError(
                 "factory returned the same iterator again; it must make a new one each time, as a fit reads all rows "
