@@ -137,7 +137,7 @@ def fit(
     model = SoftmaxRegression(
         C, l1_ratio=l1_ratio, fit_intercept=intercept, tol=tol, max_iter=max_iter, n_threads=threads, verbose=1
     )
-    limit = half_of_memory() if memory_limit is None else int(memory_limit * 2**30)
+    limit = half_of_memory() if memory_limit is None else memory_limit * 2**30
     with _training(file, target, limit, cache) if dask is None else _on_workers(file, target, dask) as (X, y, names):
         start = time.perf_counter()
         try:
@@ -324,7 +324,7 @@ def _required(target: str | None, file: Path) -> str:
 
 @contextmanager
 def _training(
-    file: Path, target: str | None, limit: int, cache: Path | None
+    file: Path, target: str | None, limit: float, cache: Path | None
 ) -> "Iterator[tuple[Any, NDArray[Any] | None, list[str] | None]]":
     """X, y and the names of the features; X streamed where it is a folder, or takes more than `limit` bytes."""
     from softfast.streams import from_parquet

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softfast import _core
-from softfast.checkpoint import Checkpoint
+from softfast.checkpoint import Checkpoint, State
 from softfast.files import require_writable
 from softfast.monitor import Monitor
 from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
@@ -274,13 +274,13 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
             point, n_iter, status = self._minimise(objective, start, monitor)
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
-        self.objective_ = point.value
-        self.duality_gap_ = monitor.gap
-        self.n_iter_ = n_iter
-        self.n_passes_ = objective.n_passes
-        chosen = "proximal-newton" if has_l1(self) else "lbfgs"
-        self.solver_ = chosen if self.solver == "auto" else self.solver
+        if keeper is not None:
+            keeper.write(State(self.coef_, self.intercept_, objective.n_passes))
+        self.objective_, self.duality_gap_ = point.value, monitor.gap
+        self.n_iter_, self.n_passes_ = n_iter, objective.n_passes
+        self.solver_ = self.solver if self.solver != "auto" else "proximal-newton" if has_l1(self) else "lbfgs"
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
+        self.__dict__.pop("_learned", None)
         separation = None
         if strength == 0 and rows.hard:
             separation = find_separation(source, self.coef_, self.intercept_, fit_intercept=bool(self.fit_intercept))

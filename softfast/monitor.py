@@ -65,7 +65,6 @@ class Monitor:
         if self._callback is not None:
             wish = self._callback(Iteration(iteration, *entry, lambda: self._objective.unpack(point.x)))
             self.cancelled = bool(wish) and not converged
-        last = converged or self.cancelled
-        if self._checkpoint is not None and (last or self._checkpoint.due()):
+        if self._checkpoint is not None and self._checkpoint.due():
             self._checkpoint.write(State(*self._objective.unpack(point.x), self._objective.n_passes))
-        return last
+        return converged or self.cancelled

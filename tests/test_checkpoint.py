@@ -50,6 +50,17 @@ def test_goes_on_from_where_it_stopped(parameters, problem, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+@pytest.mark.filterwarnings("ignore:The fit stopped")
+@pytest.mark.parametrize("parameters", [{"max_iter": 3}, {"max_iter": 3, "l1_ratio": 0.5, "C": 0.1}, {"tol": 0}])
+def test_written_at_the_end_of_a_fit_that_has_not_converged(parameters, problem, tmp_path):
+    file, seen = tmp_path / "state", []
+    halted = SoftmaxRegression(**parameters).fit(*problem, checkpoint=file)
+    assert not halted.converged_
+    del parameters["max_iter" if "max_iter" in parameters else "tol"]
+    SoftmaxRegression(callback=seen.append, **parameters).fit(*problem, checkpoint=file)
+    np.testing.assert_allclose(seen[0].coef, halted.coef_, rtol=1e-12, atol=1e-15)
+
+
 def test_written_as_the_fit_proceeds(problem, tmp_path, always):
     file, states = tmp_path / "state", []
 
@@ -203,7 +214,7 @@ def test_command(problem, tmp_path):
     pd.DataFrame(X, columns=list("abcde")).assign(label=y).to_parquet(rows)
     arguments = ["fit", rows, "--target", "label", "--out", out]
     assert "needs the --checkpoint" in run(*arguments, "--resume", code=2).stderr
-    run(*arguments, "--checkpoint", file, "--resume")
+    run(*arguments, "--checkpoint", file, "--resume", "--memory-limit", "inf")
     assert not file.exists()
     whole, _ = model_file.load(out)
     halted = stopped_at(4).fit(np.asfortranarray(X), y, checkpoint=file)
