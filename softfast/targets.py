@@ -32,13 +32,15 @@ def encode(
     """
     if is_soft(y):
         return _encode_soft(y, n_rows, dtype, weight, class_weight)
-    check_classification_targets(y)
-    classes, labels = np.unique(column_or_1d(y), return_inverse=True)
+    try:
+        check_classification_targets(y)
+        classes, labels = np.unique(column_or_1d(y), return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"y must hold labels that can be compared ({error})") from error
     if len(classes) < 2:
         raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
     if class_weight is not None:
-        by_row = weight_of_classes(class_weight, classes, y, weight)[labels]
-        weight = as_weight(by_row if weight is None else by_row * weight, n_rows)
+        weight = with_class_weight(weight_of_classes(class_weight, classes, y, weight)[labels], weight)
     return classes, labels, weight
 
 
@@ -62,7 +64,7 @@ def _encode_soft(
         counts = by_row > 0
         weighted = proba * (by_class / np.where(counts, by_row, 1.0)[:, None])
         proba = np.where(counts[:, None], weighted, proba).astype(dtype)
-        weight = as_weight(by_row if weight is None else by_row * weight, n_rows)
+        weight = with_class_weight(by_row, weight)
     if np.isin(proba, (0, 1)).all():
         return classes, proba.argmax(axis=1), weight
     return classes, proba, weight
@@ -72,7 +74,23 @@ def weight_of_classes(class_weight: Any, classes: NDArray[Any], y: Any, weight: 
     """(K,); "balanced" gives a class without any weight an infinite factor: its rows still count for nothing."""
     with np.errstate(divide="ignore"):
         by_class = compute_class_weight(class_weight, classes=classes, y=y, sample_weight=weight)
-    return np.where(np.isinf(by_class), 0.0, by_class)
+    if isinstance(class_weight, str):
+        return np.asarray(np.where(np.isinf(by_class), 0.0, by_class))
+    fine = (by_class >= 0) & np.isfinite(by_class)
+    if not fine.all():
+        at = int(np.argmin(fine))
+        seen = f"{by_class[at]} for the class {classes[at]!r}"
+        raise ValueError(f"class_weight must not be negative, infinite or NaN, got {seen}")
+    return np.asarray(by_class)
+
+
+def with_class_weight(by_row: Vector, weight: Vector | None) -> Vector:
+    """The weights of rows, or None, times those of their classes, (n,)."""
+    product = by_row if weight is None else by_row * weight
+    if not product.any():
+        raise ValueError("class_weight must leave some row a weight, got 0 for the classes of all rows with a weight")
+    as_weight(product, len(product))
+    return product
 
 
 def count_right(predicted: NDArray[Any], labels: NDArray[Any], weight: Vector | None) -> tuple[float, float]:

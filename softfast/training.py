@@ -78,6 +78,6 @@ def factors_of_classes(
     if class_weight is None:
         return None
     by_class = weight_of_classes(class_weight, classes, classes, mass)
-    if not (by_class >= 0).all() or not (by_class @ mass > 0):
-        raise ValueError("class_weight must not be negative, and must leave some row a weight")
+    if not by_class @ mass > 0:
+        raise ValueError("class_weight must leave some row a weight, got 0 for the classes of all rows with a weight")
     return by_class

@@ -262,7 +262,9 @@ BAD_PARAMETERS = [
     ({"n_threads": 0}, "n_threads must be"),
     ({"callback": 3}, "callback must be None or callable, got 3"),
     ({"class_weight": "heavy"}, "class_weight"),
-    ({"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, "must not be negative"),
+    ({"class_weight": {0: -1.0, 1: 1.0, 2: 1.0}}, "class_weight must not be negative, .* got -1.0 for the class"),
+    ({"class_weight": {0: 1.0, 1: np.inf, 2: 1.0}}, "class_weight must not be .*infinite.* got inf for the class"),
+    ({"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}}, "class_weight must leave some row a weight"),
 ]
 
 
@@ -270,6 +272,11 @@ BAD_PARAMETERS = [
 def test_bad_parameters_are_named(parameters, message):
     with pytest.raises(ValueError, match=message):
         SoftmaxRegression(**parameters).fit(*IRIS)
+
+
+def test_labels_of_several_kinds():
+    with pytest.raises(ValueError, match="y must hold labels that can be compared"):
+        SoftmaxRegression().fit([[0.0], [1.0]], np.array(["a", 1], dtype=object))
 
 
 def with_entry(value):
