@@ -123,8 +123,8 @@ def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str 
     Raises
     ------
     ModelFileError
-        If the file can't hold the model: labels other than integers, floats, booleans and strings, or a number that
-        is not finite.
+        If the file can't hold the model: one of `partial_fit`, labels other than integers, floats, booleans and
+        strings, or a number that is not finite.
     OSError
         If the file can't be written.
 
@@ -142,6 +142,11 @@ def save(model: SoftmaxRegression, path: str | os.PathLike[str], *, target: str 
     (['a', 'b'], 'letter')
     """
     check_is_fitted(model)
+    if not hasattr(model, "objective_"):
+        raise ModelFileError(
+            f"{path}: a model file says what a fit has reached, and partial_fit has reached no optimum of all rows; "
+            "pickle keeps such a model, and what it has learned"
+        )
     params = {name: _plain(value) for name, value in model.get_params(deep=False).items()}
     del params["callback"]  # code, not data
     params |= {name: bool(params[name]) for name in ("fit_intercept", "warm_start")}

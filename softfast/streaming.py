@@ -9,28 +9,30 @@ that it has among all. Where A, which has (M (p + 1))^2 elements, would be too l
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import issparse
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import validate_data
 
 from softfast import _core
 from softfast.metric import whole_hessian
 from softfast.parameters import check_parameters
-from softfast.penalty import penalty_strength
+from softfast.penalty import GREATEST, penalty_strength
 from softfast.solvers.lbfgs import lbfgs
 from softfast.sources import Matrix, Vector
 from softfast.sources.csr import CsrSource
 from softfast.sources.dense import DenseSource
 from softfast.sources.in_memory import InMemorySource
-from softfast.targets import weight_of_classes
+from softfast.sources.streamed import StreamedRows
+from softfast.targets import weight_of_classes, with_class_weight
 from softfast.threads import single_threaded_blas
 from softfast.training import REAL_TYPES
 from softfast.validation import as_weight
@@ -125,13 +127,16 @@ def _by_newton(source: InMemorySource, before: Learned, tol: float, max_iter: in
         """Whether half the squared Newton decrement, what a Newton step would gain, is small."""
         return float(point.gradient @ inverse(point.gradient)) <= 2 * tol * max(source.total_weight, point.value)
 
-    point, _, _ = lbfgs(
+    point, _, status = lbfgs(
         objective,
         start,
         max_iter=max_iter,
         stop=stop,
         metric=lambda point: inverse if point is start else metric(point),
     )
+    if status == "max_iter":
+        message = f"partial_fit stopped at max_iter={max_iter}, before the batch's loss was minimised to tol={tol:.2g}"
+        warnings.warn(message, ConvergenceWarning, stacklevel=4)
     return Learned(point.x.reshape(shape), curvature(point.x), before.squares, before.counts)
 
 
@@ -155,6 +160,45 @@ def _by_adagrad(source_of: Any, X: Any, before: Learned, *, fit_intercept: bool)
             sums += np.square(gradient)
             parameters -= step * np.divide(gradient, np.sqrt(sums), out=np.zeros_like(sums), where=sums > 0)
     return Learned(parameters, sums, squares, counts)
+
+
+def _declared(classes: ArrayLike) -> NDArray[Any]:
+    """The labels in order."""
+    given = np.asarray(classes)
+    try:
+        labels = np.unique(given)
+    except TypeError as error:
+        raise ValueError(f"classes must be labels that can be compared, got {classes!r} ({error})") from error
+    missing = labels.dtype.kind in "fc" and np.isnan(labels).any()
+    mixed = given.dtype.kind in "US" and not all(
+        isinstance(label, str | bytes) for label in np.array(classes, object).ravel()
+    )
+    if given.ndim != 1 or len(labels) < 2 or missing or mixed:
+        raise ValueError(f"classes must be two labels at least, of one kind and shape (K,), got {classes!r}")
+    return labels
+
+
+def _positions(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
+    """Of the labels (n,) in the classes; an error for one that is not among them."""
+    try:
+        positions = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+        strange = classes[positions] != y
+    except TypeError:
+        # Labels of several kinds in an array of objects have no order.
+        known = classes.tolist()
+        strange = np.array([label not in known for label in y.tolist()])
+    if strange.any():
+        seen = y[strange][0]
+        raise ValueError(f"y must hold labels that are among the classes, {classes}, got {seen!r}")
+    return positions
+
+
+def _require_size(X: Any) -> None:
+    """An error where squares of features may overflow."""
+    values = X.data if issparse(X) else X
+    largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+    if largest > GREATEST:
+        raise ValueError(f"X must hold numbers of at most {GREATEST:.0e} in absolute value, got {largest:.3g}")
 
 
 def _for_rows_without_end(estimator: Any) -> bool:
@@ -202,6 +246,11 @@ class PartialFit:
         AttributeError
             If the parameters are none for rows without end: `C` must be finite, `l1_ratio` 0, and `class_weight` not
             "balanced".
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If `max_iter` iterations do not minimise the batch's loss to `tol`.
 
         Notes
         -----
@@ -254,28 +303,27 @@ class PartialFit:
         return self
 
     def _learn(self: Any, X: Any, y: Any, classes: ArrayLike | None, sample_weight: ArrayLike | None) -> None:
-        declared = None if classes is None else np.unique(column_or_1d(classes))
+        declared = None if classes is None else _declared(classes)
         fitted = "coef_" in self.__dict__
         if not fitted:
-            if declared is None or len(declared) < 2:
-                raise ValueError(f"classes must be two labels at least in the first partial_fit, got {classes!r}")
+            if declared is None:
+                raise ValueError("classes must be two labels at least in the first partial_fit, got None")
             self.classes_ = declared
         elif declared is not None and not np.array_equal(declared, self.classes_):
             raise ValueError(f"classes must be those that are known, {self.classes_}, got {declared}")
+        if isinstance(X, StreamedRows):
+            raise ValueError(f"X must be the rows of one batch, got {X!r}; iterating over it yields (X, y, weight)")
         X, y = validate_data(self, X, y, dtype=REAL_TYPES, accept_sparse="csr", reset=not fitted)
-        check_classification_targets(y)
+        _require_size(X)
         n_classes = len(self.classes_)
-        labels = np.minimum(np.searchsorted(self.classes_, y), n_classes - 1)
-        if (self.classes_[labels] != y).any():
-            strange = np.asarray(y)[self.classes_[labels] != y][0]
-            raise ValueError(f"y must hold labels that are among the classes, {self.classes_}, got {strange!r}")
+        labels = _positions(self.classes_, y)
         weight = as_weight(sample_weight, len(y))
         if self.class_weight is not None:
-            by_row = weight_of_classes(self.class_weight, self.classes_, self.classes_, None)[labels]
-            weight = as_weight(by_row if weight is None else by_row * weight, len(y))
+            by_class = weight_of_classes(self.class_weight, self.classes_, self.classes_, None)
+            weight = with_class_weight(by_class[labels], weight)
         n_outputs = 1 if n_classes == 2 else n_classes
-        # A fit since then has begun anew.
-        learned = None if "n_iter_" in self.__dict__ else self.__dict__.get("_learned")
+        # None after a fit, too.
+        learned = self.__dict__.get("_learned")
         if learned is None:
             start = (
                 np.column_stack([self._dense_coef(), self.intercept_])

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, csr_matrix
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 
 import softfast
-from softfast import SoftmaxRegression, streaming
+from softfast import SoftmaxRegression, model_file, streaming
 
 NAMES = np.array(["pine", "fir", "aspen", "oak"])
 
@@ -219,6 +220,14 @@ def test_not_there_where_all_rows_must_be_known(parameters, message, rows):
         ({}, {"X": np.full((1200, 5), np.nan)}, "NaN"),
         ({}, {"sample_weight": -np.ones(1200)}, "sample_weight must not be negative"),
         ({}, {"y": np.ones((1200, 4)) / 4}, "y should be a 1d array"),
+        ({}, {"y": np.array(["fir", 1] * 600, dtype=object)}, "y must hold labels that are among the classes.* got 1"),
+        ({}, {"classes": [[*NAMES]]}, r"classes must be two labels at least, of one kind and shape \(K,\)"),
+        ({}, {"classes": [None, "fir"]}, "classes must be labels that can be compared"),
+        ({}, {"X": np.full((1200, 5), 1e160)}, r"X must hold numbers of at most 1e\+100 in absolute .* got 1e\+160"),
+        ({}, {"X": csr_array(np.full((1200, 5), -1e160))}, r"X must hold numbers of at most 1e\+100 .* got 1e\+160"),
+        ({}, {"X": softfast.from_batches(list), "y": None}, "X must be the rows of one batch, got <StreamedRows"),
+        ({"class_weight": dict.fromkeys(NAMES, -1)}, {}, "class_weight must not be negative, .* got -1.0 for"),
+        ({"class_weight": dict.fromkeys(NAMES, 0)}, {}, "class_weight must leave some row a weight"),
     ],
 )
 def test_errors_leave_the_estimator_as_it_was(parameters, arguments, message, rows):
@@ -228,3 +237,37 @@ def test_errors_leave_the_estimator_as_it_was(parameters, arguments, message, ro
     with pytest.raises(ValueError, match=message):
         model.partial_fit(**{"X": X, "y": y, **arguments})
     assert model.__dict__ == before
+
+
+@pytest.mark.parametrize("classes", [None, [0], [0, 1, np.nan], [0, 1, "two"], "fir", 3])
+def test_classes_that_are_none(classes):
+    model = SoftmaxRegression()
+    with pytest.raises(ValueError, match="classes must be"):
+        model.partial_fit([[0.0], [1.0]], [0, 1], classes)
+    assert not hasattr(model, "classes_")
+
+
+def test_a_fit_lets_go_of_what_was_learned(rows):
+    X, y, _ = rows
+    model = SoftmaxRegression().partial_fit(X[:100], y[:100], NAMES)
+    before = dict(model.__dict__)
+    with pytest.raises(ValueError, match="two classes"):
+        model.fit(X, np.full(1200, "fir"))
+    assert model.__dict__ == before
+    model.fit(X, y)
+    assert set(vars(model)) == set(vars(SoftmaxRegression().fit(X, y)))
+
+
+def test_warns_where_max_iter_is_not_enough(rows):
+    X, y, _ = rows
+    with pytest.warns(ConvergenceWarning, match="partial_fit stopped at max_iter=1, before") as caught:
+        SoftmaxRegression(max_iter=1).partial_fit(X, y, NAMES)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_model_files_refuse_what_was_not_fitted_to_all_rows(rows, tmp_path):
+    X, y, _ = rows
+    model = SoftmaxRegression().partial_fit(X, y, NAMES)
+    with pytest.raises(model_file.ModelFileError, match="partial_fit has reached no optimum"):
+        model_file.save(model, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
