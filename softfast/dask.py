@@ -184,6 +184,8 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
         dtype, names = _columns(X)
         client = _client()
         n_features = X.shape[1] if names is None else len(names)
+        if n_features == 0:
+            raise ValueError("X has no features; expected one at least")
         task = partial(load, dtype=dtype, n_features=n_features, names=names)
         parts = DistributedParts(
             client,

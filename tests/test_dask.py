@@ -381,6 +381,8 @@ def test_unknown_sizes(rows, client):
         (lambda X, y: (X, y, None, X), "offset must be None for Dask collections, got Array"),
         (lambda X, y: (X.astype(str), y), "X must hold real numbers, got <U"),
         (lambda X, y: (X[:0], y[:0]), "X has no rows"),
+        (lambda X, y: (X[:0], (y[:0] == "none").astype(int)), "X has no rows"),
+        (lambda X, y: (X[:, :0], y), "X has no features"),
     ],
 )
 def test_what_is_wrong(change, message, rows, client):
@@ -388,6 +390,19 @@ def test_what_is_wrong(change, message, rows, client):
     with pytest.raises(ValueError, match=message):
         model.fit(*change(*on_dask(*rows)))
     assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize("dtype", [int, np.uint8, float, str])
+def test_partitions_without_rows(dtype, rows, client):
+    X, y = rows
+    y = np.unique(y, return_inverse=True)[1].astype(dtype)
+    chosen = np.arange(300) % 140 >= 70
+    lazy, labels, rule = (da.from_array(a, chunks=(70, 6)[: a.ndim]) for a in (X, y, chosen))
+    model = SoftmaxRegression(tol=1e-12).fit(lazy[rule], labels[rule])
+    np.testing.assert_allclose(
+        model.coef_, softfast.SoftmaxRegression(tol=1e-12).fit(X[chosen], y[chosen]).coef_, rtol=1e-4
+    )
+    np.testing.assert_array_equal(model.classes_, np.unique(y))
 
 
 def test_wrong_rows_in_a_prediction(rows):

@@ -318,7 +318,7 @@ class Labels:
         order = np.argsort(known, kind="stable")
         self._sorted, self._numbers = known[order], numbers[order]
         self._table = None
-        if known.dtype.kind in "iu" and self._sorted[-1] < 2**63:
+        if known.dtype.kind in "iu" and len(known) and self._sorted[-1] < 2**63:
             places = self._sorted.astype(np.int64)
             if int(places[-1]) - int(places[0]) < _LARGEST_TABLE:
                 self._table = np.full(places[-1] - places[0] + 1, -1)
