@@ -1,7 +1,7 @@
 """What solvers share: an evaluation, when to give up, and the line search for smooth functions."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,20 +39,32 @@ VALUE_NOISE = 1e-14
 _PATIENCE = 20
 
 
-class Patience:
-    """Counts the iterations since the value or what should vanish was last smaller than ever before."""
+class Patience(Generic[E]):
+    """Counts the iterations since the value or what should vanish was last smaller than ever before.
 
-    def __init__(self) -> None:
+    best : the iterate at which it was. Those after it wander where rounding leads them, farther away again: with the
+    gradient at 2e-16, twenty more steps of L-BFGS had it at 1e-12, and coefficients off by 1e-9.
+    """
+
+    def __init__(self, start: E) -> None:
+        self.best = start
         self._lowest_value = self._smallest = float("inf")
         self._idle = 0
 
-    def ends(self, value: float, vanishing: float) -> bool:
+    def ends(self, point: E, vanishing: float) -> bool:
         """Whether it ends with this iterate: rounding has ended all progress."""
-        improved = value < self._lowest_value - VALUE_NOISE * abs(value) or vanishing < self._smallest
-        self._idle = 0 if improved else self._idle + 1
+        value = point.value
+        if value < self._lowest_value - VALUE_NOISE * abs(value) or vanishing < self._smallest:
+            self.best, self._idle = point, 0
+        else:
+            self._idle += 1
         self._lowest_value = min(self._lowest_value, value)
         self._smallest = min(self._smallest, vanishing)
         return self._idle == _PATIENCE
+
+    def give_up(self, iteration: int, stop: Callable[[E], bool]) -> tuple[E, int, Status]:
+        """What a solver returns then; `stop` hears of the best iterate once more, as of the last one."""
+        return self.best, iteration, "stopped" if stop(self.best) else "stalled"
 
 
 def line_search(objective: Callable[[Vector], E], point: E, direction: Vector, slope: float, step: float) -> E | None:

@@ -49,22 +49,22 @@ def lbfgs(
     from, in place of a multiple of the identity. It is asked for anew at growing intervals. `refine(point)` is asked in
     each iteration for the point itself, evaluated anew where `objective` has become more precise.
 
-    Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled" where
-    rounding ends all progress: no step along the gradient itself improves on the point, or neither the value nor the
-    gradient has become smaller for a while.
+    Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled", with the
+    best point, where rounding ends all progress: no step along the gradient itself improves on the point, or neither
+    the value nor the gradient has become smaller for a while.
     """
     point = start
     size, long = start.x.size, start.x.size >= _LONG
     pairs: Pairs = deque(maxlen=_LONG_MEMORY if long else _MEMORY)
     inverse: Callable[[Vector], Vector] | None = None
     spare = None
-    patience = Patience()
+    patience = Patience(start)
     for iteration in range(max_iter):
         point = refine(point)
         if stop(point):
             return point, iteration, "stopped"
-        if patience.ends(point.value, max(point.gradient.max(initial=0.0), -point.gradient.min(initial=0.0))):
-            return point, iteration, "stalled"
+        if patience.ends(point, max(point.gradient.max(initial=0.0), -point.gradient.min(initial=0.0))):
+            return patience.give_up(iteration, stop)
         if iteration in _METRIC_ITERATIONS or iteration % _METRIC_ITERATIONS[-1] == 0:
             inverse = metric(point)
         direction = _direction(pairs, inverse, point.gradient, n_threads)
@@ -74,7 +74,7 @@ def lbfgs(
         following = line_search(objective, point, direction, slope, length) if slope < 0 else None
         if following is None:
             if not pairs and inverse is None:
-                return point, iteration, "stalled"
+                return patience.give_up(iteration, stop)
             pairs.clear()
             inverse = None
             continue

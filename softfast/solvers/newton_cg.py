@@ -36,20 +36,20 @@ def newton_cg(
     by an approximate inverse Hessian at the point, the preconditioner. It is asked for anew after a step that took
     many products.
 
-    Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled" where
-    rounding ends all progress: no step along the direction improves on the point, or neither the value nor the
-    gradient has become smaller for a while.
+    Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled", with the
+    best point, where rounding ends all progress: no step along the direction improves on the point, or neither the
+    value nor the gradient has become smaller for a while.
     """
     point = start
     inverse: Callable[[Vector], Vector] | None = None
     worn = True
     forcing, size_before = _LOOSEST, float("inf")
-    patience = Patience()
+    patience = Patience(start)
     for iteration in range(max_iter):
         if stop(point):
             return point, iteration, "stopped"
-        if patience.ends(point.value, float(np.abs(point.gradient).max(initial=0.0))):
-            return point, iteration, "stalled"
+        if patience.ends(point, float(np.abs(point.gradient).max(initial=0.0))):
+            return patience.give_up(iteration, stop)
         if worn:
             inverse = metric(point)
         size = float(np.linalg.norm(point.gradient))
@@ -62,7 +62,7 @@ def newton_cg(
         slope = float(direction @ point.gradient)
         following = line_search(objective, point, direction, slope, 1.0) if slope < 0 else None
         if following is None:
-            return point, iteration, "stalled"
+            return patience.give_up(iteration, stop)
         point = following
     return point, max_iter, "stopped" if stop(point) else "max_iter"
 

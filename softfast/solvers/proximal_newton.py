@@ -103,24 +103,24 @@ def proximal_newton(
     `curvature(point, coordinates)` estimates the Hessian of f there, in an order of the coordinates of its choice; it
     is asked for `largest` coordinates at most as long as that does not hold up the search.
 
-    Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled" where
-    rounding ends all progress: no step lowers the value or the violation of the conditions of optimality any more, or
-    neither has become smaller for a while.
+    Returns the last point, the number of iterations and why they ended: "stopped", "max_iter", or "stalled", with the
+    best point, where rounding ends all progress: no step lowers the value or the violation of the conditions of
+    optimality any more, or neither has become smaller for a while.
     """
     partition = _Partition(groups)
     point = start
     pairs: deque[tuple[Vector, Vector]] = deque(maxlen=_MEMORY)
     model: Curvature | None = None
     fresh, damping = False, 0.0
-    patience = Patience()
+    patience = Patience(start)
     for iteration in range(max_iter):
         if stop(point):
             return point, iteration, "stopped"
         violation = partition.violation(point)
         worst = float(violation.max(initial=0.0))
         # At the minimum itself the working set may be empty.
-        if worst == 0 or patience.ends(point.value, worst):
-            return point, iteration, "stalled"
+        if patience.ends(point, worst) or worst == 0:
+            return patience.give_up(iteration, stop)
         wanted = partition.working_set(point, violation, largest)
         due = iteration in _CURVATURE_ITERATIONS or iteration % _CURVATURE_ITERATIONS[-1] == 0
         if model is None or due or model.exact or not np.isin(wanted, model.coordinates).all():
@@ -137,7 +137,7 @@ def proximal_newton(
         damping = max(_DAMPING, damping * 4) if step < 1 else damping / 4
         if following is None:
             if fresh and not pairs:
-                return point, iteration, "stalled"
+                return patience.give_up(iteration, stop)
             pairs.clear()
             model = None
             continue
