@@ -11,7 +11,8 @@ SF_INLINE void V(curve_column)(REAL *p, const REAL *d, ptrdiff_t n_classes, ptrd
     for (ptrdiff_t k = 0; k < n_classes; k++)
         mean += N(load)(p + k * stride) * N(load)(d + k * stride);
     for (ptrdiff_t k = 0; k < n_classes; k++)
-        N(store)(p + k * stride, weight * N(load)(p + k * stride) * (N(load)(d + k * stride) - mean));
+        N(store)(p + k * stride,
+                 weight * N(not_negligible)(N(load)(p + k * stride)) * (N(load)(d + k * stride) - mean));
 }
 
 /* The same from logits p and d (K, stride), in p; weight of the n_rows <= stride rows, or NULL.  w: scratch (stride,). */
@@ -31,7 +32,7 @@ static void V(curve_tile)(REAL *p, REAL *d, ptrdiff_t n_classes, ptrdiff_t strid
 SF_INLINE void V(curve_row)(N(row) p, N(row) d, ptrdiff_t n_classes, REAL weight) {
     REAL factor, offset;
     N(map_row)(p, p, SF_SOFTMAX, &factor, &offset);
-    N(scale_row)(p, factor, 0);
+    N(scale_row)(p, factor);
     /* The padding of d may be -inf: 0 there keeps the sum over the panels finite. */
     for (ptrdiff_t k = n_classes; k < p.n_panels * SF_PANEL; k++)
         N(panel)(d, k / SF_PANEL)[k % SF_PANEL] = 0;

@@ -59,12 +59,12 @@ SF_INLINE REAL N(exp_row)(N(row) out, N(row) z, const int stores, const int shif
 /* As without_limit_nan: NaN where the maximum is infinite and not alone. */
 SF_INLINE REAL N(row_rest)(REAL rest, REAL m) { return rest > 0 ? rest + (m - m) : rest; }
 
-/* out = a z + b, panel by panel. */
-SF_INLINE void N(scale_row)(N(row) out, REAL factor, REAL offset) {
+/* Exponentials, at most 1, to probabilities times a factor. */
+SF_INLINE void N(scale_row)(N(row) out, REAL factor) {
     for (ptrdiff_t p = 0; p < out.n_panels; p++)
         for (int i = 0; i < SF_PANEL; i += N(lanes)) {
             REAL *at = N(panel)(out, p) + i;
-            N(store)(at, N(load)(at) * factor + offset);
+            N(store)(at, N(not_negligible)(N(load)(at)) * factor);
         }
 }
 
@@ -121,7 +121,7 @@ SF_INLINE REAL N(residual_row)(N(row) out, N(row) z, N(row) q, int64_t label, RE
         REAL rest = N(exp_row)(out, z, 1, 0, &m);
         rest = N(row_rest)(rest, m);
         loss = N(first)(N(log1p)(N(broadcast)(rest))) - (z_label == m ? 0 : z_label - m);
-        N(scale_row)(out, weight / (1 + rest), 0);
+        N(scale_row)(out, weight / (1 + rest));
         N(panel)(out, label / SF_PANEL)[label % SF_PANEL] -= weight;
     } else {
         REAL rest = N(exp_row)(out, z, 1, 1, &m);
@@ -138,7 +138,7 @@ SF_INLINE REAL N(residual_row)(N(row) out, N(row) z, N(row) q, int64_t label, RE
             for (int i = 0; i < SF_PANEL; i += N(lanes)) {
                 REAL *at = N(panel)(out, p) + i;
                 N(vec) target = N(load)(N(panel)(q, p) + i), log_p = N(load)(at) - log_sum;
-                N(store)(at, weight * (total * N(exp_small)(log_p) - target));
+                N(store)(at, weight * (total * N(not_negligible)(N(exp_small)(log_p)) - target));
             }
     }
     return weight == 0 ? 0 : weight * loss;

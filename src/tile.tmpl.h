@@ -114,7 +114,7 @@ static ptrdiff_t N(residual_tile)(REAL *s, const REAL *target, const int64_t *la
             }
             for (ptrdiff_t k = 0; k < n_classes; k++) {
                 N(vec) q = N(load)(target + k * stride + r), log_p = N(load)(s + k * stride + r) - log_sum;
-                N(store)(s + k * stride + r, weight_r * (q_sum * N(exp_small)(log_p) - q));
+                N(store)(s + k * stride + r, weight_r * (q_sum * N(not_negligible)(N(exp_small)(log_p)) - q));
             }
         } else {
             const N(ivec) label_r = N(load_int)(label + r);
@@ -126,7 +126,7 @@ static ptrdiff_t N(residual_tile)(REAL *s, const REAL *target, const int64_t *la
             loss_r = N(log1p)(rest) - N(keep)(z - m, N(differ)(z, m));
             N(vec) scale = weight_r / (1 + rest);
             for (ptrdiff_t k = 0; k < n_classes; k++)
-                N(store)(s + k * stride + r, N(load)(s + k * stride + r) * scale
+                N(store)(s + k * stride + r, N(not_negligible)(N(load)(s + k * stride + r)) * scale
                                                  - N(keep)(weight_r, N(same)(label_r, (N(ivec)){0} + (INT)k)));
         }
         N(store)(loss + r, N(keep)(weight_r * loss_r, N(differ)(weight_r, N(broadcast)(0))));

@@ -19,6 +19,7 @@ enum { N(mantissa_bits) = 23, N(exponent_bias) = 127 };
 #define SF_EXP_MIN -104.0f   /* below, exp rounds to 0 */
 #define SF_EXP_MAX 89.0f     /* above, exp rounds to inf */
 #define SF_SMALLEST_NORMAL 1.17549435e-38f
+#define SF_NEGLIGIBLE 0x1p-100f /* of a probability */
 #define SF_SQRT_HALF 0.70710678f
 static const REAL N(exp_p)[] = {0.4999999403953552f, 0.1666652113199234f, 0.04166838899254799f, 0.00836874544620514f,
                                 0.0013814540579915047f};
@@ -32,6 +33,7 @@ enum { N(mantissa_bits) = 52, N(exponent_bias) = 1023 };
 #define SF_EXP_MIN -746.0
 #define SF_EXP_MAX 710.0
 #define SF_SMALLEST_NORMAL 2.2250738585072014e-308
+#define SF_NEGLIGIBLE 0x1p-900
 #define SF_SQRT_HALF 0.70710678118654752
 static const REAL N(exp_p)[] = {0.5000000000000011,     0.1666666666666641,     0.041666666666529725,
                                 0.008333333333494976,   0.0013888888943759982,  0.00019841269505773814,
@@ -53,6 +55,12 @@ SF_INLINE N(vec) N(polynomial)(N(vec) x, const REAL *coefficient, const int degr
 /* 2^n for integers n whose result is a normal number. */
 SF_INLINE N(vec) N(power_of_two)(N(ivec) n) {
     return N(from_bits)((N(ivec))((N(uvec))(n + N(exponent_bias)) << N(mantissa_bits)));
+}
+
+/* A probability, or 0 where it is negligible: a product with a subnormal number takes a hundred times as long, and
+ * where a model is sure of all its rows most probabilities are small. */
+SF_INLINE N(vec) N(not_negligible)(N(vec) p) {
+    return N(select)(N(less)(p, N(broadcast)(SF_NEGLIGIBLE)), N(broadcast)(0), p);
 }
 
 /* exp(x) where x <= SF_EXP_MAX or NaN: differences from a maximum, for one. */

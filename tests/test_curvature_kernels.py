@@ -258,3 +258,26 @@ def test_label_out_of_range_is_named_in_a_stack(kernels, rng):
         kernels.loss_gradient_stack(
             _core.Rows(X), targets, np.stack([coef] * 2), np.stack([intercept] * 2), 3, n_threads=2
         )
+
+
+@pytest.mark.parametrize("n_classes", [3, 40])
+@pytest.mark.parametrize(("storage", "arithmetic"), PAIRS)
+def test_no_subnormal_numbers_in_products(kernels, storage, arithmetic, n_classes, rng):
+    """Negligible probabilities count as 0: arithmetic on subnormal numbers takes a hundred times as long.
+
+    One row of features, all 1, makes the gradient the residual itself.
+    """
+    bits = 149 if arithmetic == np.float32 else 1074
+    logits = -np.log(2) * np.linspace(0, 0.9 * bits, n_classes)
+    X, targets = np.ones((1, 1), storage), _core.Targets(np.array([1]), None)
+    model = logits[:, None].copy(), np.zeros(n_classes)
+    direction = rng.normal(size=(n_classes, 1)), np.zeros(n_classes)
+    expected = reference.softmax(logits[None])[0]
+    _, gradient, _ = kernels.loss_gradient(_core.Rows(X), targets, *model, n_classes, arithmetic=arithmetic)
+    product, _ = kernels.hessian_vector(_core.Rows(X), targets, *model, *direction, n_classes, arithmetic=arithmetic)
+    expected[1] -= 1
+    least = 1e-31 if arithmetic == np.float32 else 1e-272
+    for result in (gradient, product):
+        assert (np.abs(result[result != 0]) > least / 100).all()
+        assert np.count_nonzero(result) < n_classes
+    assert_close(gradient[:, 0], expected, arithmetic, 4, scale=1)
