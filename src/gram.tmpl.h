@@ -64,10 +64,16 @@ static void V(gram)(double *out, ptrdiff_t n_weights, const double *weight, ptrd
     REAL *plain = scratch, *scaled = plain + sf_gram_columns(p) * SF_GRAM_ROWS;
     V(gram_pack)(plain, x, begin, end);
     for (ptrdiff_t q = 0; q < n_weights; q++, out += p * c_stride) {
+        REAL h[SF_GRAM_ROWS];
+        for (ptrdiff_t r = 0; r < n_rows; r++) {
+            /* Products of two small probabilities: as not_negligible. */
+            const REAL h_r = weight[q * weight_stride + begin + r];
+            h[r] = h_r > -SF_NEGLIGIBLE && h_r < SF_NEGLIGIBLE ? 0 : h_r;
+        }
         for (ptrdiff_t j = 0; j < sf_gram_columns(last); j += N(lanes))
             for (ptrdiff_t r = 0; r < n_rows; r++) {
                 const ptrdiff_t at = j * SF_GRAM_ROWS + r * N(lanes);
-                N(store)(scaled + at, N(broadcast)(weight[q * weight_stride + begin + r]) * N(load)(plain + at));
+                N(store)(scaled + at, N(broadcast)(h[r]) * N(load)(plain + at));
             }
         /* A vector of columns stays in the first-level cache while the rows above the diagonal pass by. */
         for (ptrdiff_t j = first; j < last; j += V(gram_vectors) * N(lanes)) {

@@ -186,6 +186,17 @@ def test_gram(kernels, dtype, n_weights, rng):
                              scale=scale, what="one weight changed")  # fmt: skip
 
 
+def test_gram_takes_negligible_weights_for_zero(kernels, rng):
+    # A product with a subnormal number would take a hundred times as long.
+    X, weight = rng.normal(size=(200, 20)), rng.normal(size=(2, 200))
+    some = rng.random((2, 200)) < 0.5
+    small = np.where(some, weight, weight * 1e-310)
+    np.testing.assert_array_equal(
+        kernels.gram(_core.Rows(X), small), kernels.gram(_core.Rows(X), np.where(some, weight, 0))
+    )
+    assert kernels.gram(_core.Rows(X), np.full((1, 200), 1e-250)).any()
+
+
 @pytest.mark.parametrize(("storage", "arithmetic"), PAIRS)
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize(("n", "p", "n_classes"), [(3001, 20, 5), (2600, 9, 50), (700, 130, 3)])
