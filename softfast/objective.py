@@ -234,9 +234,8 @@ class SoftmaxObjective:
         of_intercept = residual if self._fit_intercept else np.zeros_like(residual)
         certificate, flat = self._certificate, np.empty(len(x))
         means = certificate.centred_means if certificate.smooth and self._fit_intercept else None
-        sums = self._derive(coef, product, residual, flat, means)
-        gradient, linear, size, square, cross = map(float, sums[:5].sum(axis=1))
-        terms = Terms(gradient, linear, size, square, cross, sums[5], sums[6])
+        sums, (product_mean, coef_mean, logit_size) = self._derive(coef, product, residual, flat, means)
+        terms = Terms(*map(float, sums), product_mean, coef_mean)
         value = loss + 0.5 * self._penalty.ridge * terms.size
         if self._penalty.threshold > 0:
             value += self._penalty.threshold * float(self._penalty.norms(coef).sum())
@@ -244,8 +243,8 @@ class SoftmaxObjective:
         else:
             gap = certificate.smooth_gap(loss, intercept, of_intercept, terms, eps=eps)
         # Large terms of a logit that cancel leave their error in the loss: at most twice that of the worst class.
-        logit_size = float((sums[7] + np.abs(intercept)).max())
-        rounding = 4 * eps * (2 * value + logit_size + self.moments.offset_size)
+        largest = float((logit_size + np.abs(intercept)).max())
+        rounding = 4 * eps * (2 * value + largest + self.moments.offset_size)
         return Point(x, value, flat, gap, loss, rounding)
 
     def precise(self, point: Point) -> Point:
@@ -268,7 +267,9 @@ class SoftmaxObjective:
             self._single = point.rounding * (_EPS_SINGLE / EPS) < _SINGLE_ROUNDING * point.value
         return point
 
-    def _derive(self, coef: Matrix, product: Matrix, residual: Vector, flat: Vector, means: Matrix | None) -> Matrix:
+    def _derive(
+        self, coef: Matrix, product: Matrix, residual: Vector, flat: Vector, means: Matrix | None
+    ) -> tuple[Vector, Matrix]:
         """To `flat` the derivatives by the solver's vector; returns the sums of `_vectors.derive`.
 
         `product` is G times the sum of the weights, `residual` g; or the same of the Hessian times a direction `coef`.

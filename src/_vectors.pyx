@@ -58,78 +58,178 @@ cdef double dot_part(const real_t *x, const other_t *y, ptrdiff_t n) noexcept no
     return total
 
 
-cdef double add_part(double *y, double factor, const real_t *x, const real_t *w, ptrdiff_t n) noexcept nogil:
-    cdef ptrdiff_t i
-    for i in range(n):
-        y[i] += factor * x[i]
-    return dot_part(w, y, n)
-
-
-def add_and_dot(double[::1] y, double factor, const real_t[::1] x, const real_t[::1] w, *, int n_threads=1):
-    """y += factor x in place; returns <w, y> then."""
+def dot(const real_t[::1] x, const double[::1] y, *, int n_threads=1):
+    """<x, y>"""
     cdef ptrdiff_t n = y.shape[0], n_parts = (n + PART - 1) // PART, i
-    if x.shape[0] != n or w.shape[0] != n:
-        raise ValueError(f"vectors of {n}, {x.shape[0]} and {w.shape[0]} elements")
+    if x.shape[0] != n:
+        raise ValueError(f"vectors of {x.shape[0]} and {n} elements")
     _remember_threads(n_threads)
     cdef double[::1] sums = np.zeros(n_parts)
     cdef double total = 0
     with nogil:
         for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
-            sums[i] = add_part(&y[i * PART], factor, &x[i * PART], &w[i * PART], min(PART, n - i * PART))
+            sums[i] = dot_part(&x[i * PART], &y[i * PART], min(PART, n - i * PART))
         for i in range(n_parts):
             total += sums[i]
     return total
 
 
-cdef double scale_part(double *y, double factor, const real_t *w, ptrdiff_t n) noexcept nogil:
-    cdef ptrdiff_t i
-    for i in range(n):
-        y[i] *= factor
-    return dot_part(w, y, n)
+cdef double largest_part(const double *x, ptrdiff_t n) noexcept nogil:
+    cdef double[8] greatest
+    cdef double result = 0
+    cdef ptrdiff_t i, lane
+    for lane in range(8):
+        greatest[lane] = 0
+    for i in range(0, n // 8 * 8, 8):
+        for lane in range(8):
+            greatest[lane] = fabs(x[i + lane]) if fabs(x[i + lane]) > greatest[lane] else greatest[lane]
+    for i in range(n // 8 * 8, n):
+        result = max(result, fabs(x[i]))
+    for lane in range(8):
+        result = max(result, greatest[lane])
+    return result
 
 
-def scale_and_dot(double[::1] y, double factor, const real_t[::1] w, *, int n_threads=1):
-    """y *= factor in place; returns <w, y> then."""
-    cdef ptrdiff_t n = y.shape[0], n_parts = (n + PART - 1) // PART, i
-    if w.shape[0] != n:
-        raise ValueError(f"vectors of {n} and {w.shape[0]} elements")
+def largest(const double[::1] x, *, int n_threads=1):
+    """The largest absolute value; 0 of no elements. NaN is passed over."""
+    cdef ptrdiff_t n = x.shape[0], n_parts = (n + PART - 1) // PART, i
     _remember_threads(n_threads)
-    cdef double[::1] sums = np.zeros(n_parts)
-    cdef double total = 0
+    cdef double[::1] of_part = np.zeros(n_parts)
+    cdef double result = 0
     with nogil:
         for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
-            sums[i] = scale_part(&y[i * PART], factor, &w[i * PART], min(PART, n - i * PART))
+            of_part[i] = largest_part(&x[i * PART], min(PART, n - i * PART))
         for i in range(n_parts):
-            total += sums[i]
-    return total
+            result = max(result, of_part[i])
+    return result
 
 
-cdef void differ_part(real_t *out, double *sums, const double *a, const double *b, const double *c, const double *d,
-                      real_t *other, ptrdiff_t n) noexcept nogil:
+cdef void step_part(double *out, const double *x, double factor, const real_t *direction, ptrdiff_t n) noexcept nogil:
     cdef ptrdiff_t i
     for i in range(n):
-        out[i] = <real_t>(a[i] - b[i])
-        other[i] = <real_t>(c[i] - d[i])
-    sums[0], sums[1] = dot_part(out, other, n), dot_part(other, other, n)
+        out[i] = x[i] + factor * direction[i]
 
 
-def differences(real_t[::1] out, real_t[::1] other, const double[::1] a, const double[::1] b, const double[::1] c,
-                const double[::1] d, *, int n_threads=1):
-    """out = a - b and other = c - d; returns <out, other> and <other, other>."""
-    cdef ptrdiff_t n = out.shape[0], n_parts = (n + PART - 1) // PART, i
-    if other.shape[0] != n or a.shape[0] != n or b.shape[0] != n or c.shape[0] != n or d.shape[0] != n:
-        raise ValueError("vectors of different lengths")
+def step(const double[::1] x, double factor, const real_t[::1] direction, *, int n_threads=1):
+    """x + factor direction."""
+    cdef ptrdiff_t n = x.shape[0], n_parts = (n + PART - 1) // PART, i
+    if direction.shape[0] != n:
+        raise ValueError(f"vectors of {n} and {direction.shape[0]} elements")
     _remember_threads(n_threads)
-    cdef double[:, ::1] sums = np.zeros((n_parts, 2))
-    cdef double product = 0, square = 0
+    result = np.empty(n)
+    cdef double[::1] out = result
     with nogil:
         for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
-            differ_part(&out[i * PART], &sums[i, 0], &a[i * PART], &b[i * PART], &c[i * PART], &d[i * PART],
-                        &other[i * PART], min(PART, n - i * PART))
-        for i in range(n_parts):
-            product += sums[i, 0]
-            square += sums[i, 1]
-    return product, square
+            step_part(&out[i * PART], &x[i * PART], factor, &direction[i * PART], min(PART, n - i * PART))
+    return result
+
+
+cdef void add_four(double *sums, const real_t *a, const real_t *b, const real_t *c, const real_t *d,
+                   const double *factors, ptrdiff_t n) noexcept nogil:
+    cdef ptrdiff_t i
+    cdef double f = factors[0], g = factors[1], h = factors[2], k = factors[3]
+    for i in range(n):
+        sums[i] += (f * a[i] + g * b[i]) + (h * c[i] + k * d[i])
+
+
+cdef void combine_part(other_t *out, const real_t *vectors, ptrdiff_t size, const ptrdiff_t *rows,
+                       const double *factors, ptrdiff_t n_rows, const double *other, double factor,
+                       ptrdiff_t n) noexcept nogil:
+    # vectors, other and out begin at the part; sums of 2048 elements at a time stay in the first-level cache.
+    cdef double[2048] sums
+    cdef double[4] four
+    cdef const real_t *x[4]
+    cdef ptrdiff_t begin, m, i, k, r
+    for begin in range(0, n, 2048):
+        m = min(2048, n - begin)
+        for i in range(m):
+            sums[i] = factor * other[begin + i]
+        for k in range(0, n_rows, 4):
+            for r in range(4):
+                four[r] = factors[k + r] if k + r < n_rows else 0
+                x[r] = vectors + rows[min(k + r, n_rows - 1)] * size + begin
+            add_four(sums, x[0], x[1], x[2], x[3], four, m)
+        for i in range(m):
+            out[begin + i] = <other_t>sums[i]
+
+
+def combine(const real_t[:, ::1] vectors, const ptrdiff_t[::1] rows, const double[::1] factors, const double[::1] other,
+            double factor, other_t[::1] out, *, int n_threads=1):
+    """out = factors @ vectors[rows] + factor other; out may be one of the vectors, if it is not among the rows."""
+    cdef ptrdiff_t n = vectors.shape[1], n_parts = (n + PART - 1) // PART, i
+    if other.shape[0] != n or out.shape[0] != n or factors.shape[0] != rows.shape[0]:
+        raise ValueError(f"vectors of {n}, {other.shape[0]} and {out.shape[0]} elements, {len(rows)} rows")
+    check_rows(rows, vectors.shape[0])
+    _remember_threads(n_threads)
+    cdef const ptrdiff_t *row = &rows[0] if rows.shape[0] else NULL
+    cdef const double *factor_of = &factors[0] if rows.shape[0] else NULL
+    with nogil:
+        for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
+            combine_part(&out[i * PART], &vectors[0, i * PART], n, row, factor_of, rows.shape[0], &other[i * PART],
+                         factor, min(PART, n - i * PART))
+
+
+cdef int check_rows(const ptrdiff_t[::1] rows, ptrdiff_t n) except -1:
+    cdef ptrdiff_t k
+    for k in range(rows.shape[0]):
+        if not 0 <= rows[k] < n:
+            raise ValueError(f"row {rows[k]} of {n} vectors")
+    return 0
+
+
+def products(const real_t[:, ::1] vectors, const ptrdiff_t[::1] rows, const double[::1] x, *, int n_threads=1):
+    """vectors[rows] @ x"""
+    cdef ptrdiff_t n = vectors.shape[1], n_rows = rows.shape[0], n_parts = (n + PART - 1) // PART, i, k, at
+    if x.shape[0] != n:
+        raise ValueError(f"vectors of {n} and {x.shape[0]} elements")
+    check_rows(rows, vectors.shape[0])
+    _remember_threads(n_threads)
+    parts = np.zeros((n_parts, n_rows))
+    cdef double[:, ::1] sums = parts
+    with nogil:
+        for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
+            at = i * PART
+            for k in range(n_rows):
+                sums[i, k] = dot_part(&vectors[rows[k], at], &x[at], min(PART, n - at))
+    return parts.sum(axis=0)
+
+
+cdef void turn_part(real_t *vectors, ptrdiff_t size, const ptrdiff_t *rows, ptrdiff_t n_rows, ptrdiff_t turned,
+                    double *sums, const double *after, const double *before, double divisor,
+                    ptrdiff_t n) noexcept nogil:
+    # sums (n_rows + 1,)
+    cdef real_t *out
+    cdef ptrdiff_t begin, m, i, k
+    for k in range(n_rows + 1):
+        sums[k] = 0
+    for begin in range(0, n, 2048):
+        m, out = min(2048, n - begin), vectors + turned * size + begin
+        for i in range(m):
+            out[i] = <real_t>((after[begin + i] - before[begin + i]) / divisor)
+        for k in range(n_rows):
+            sums[k] += dot_part(<const real_t *>vectors + rows[k] * size + begin, after + begin, m)
+        sums[n_rows] += dot_part(<const real_t *>out, <const real_t *>out, m)
+
+
+def turn(real_t[:, ::1] vectors, const ptrdiff_t[::1] rows, ptrdiff_t turned, const double[::1] after,
+         const double[::1] before, double divisor, *, int n_threads=1):
+    """vectors[turned] = (after - before) / divisor; returns vectors[rows] @ after, and the square of the new vector."""
+    cdef ptrdiff_t n = vectors.shape[1], n_rows = rows.shape[0], n_parts = (n + PART - 1) // PART, i
+    if after.shape[0] != n or before.shape[0] != n:
+        raise ValueError(f"vectors of {n}, {after.shape[0]} and {before.shape[0]} elements")
+    check_rows(rows, vectors.shape[0])
+    if not 0 <= turned < vectors.shape[0]:
+        raise ValueError(f"row {turned} of {vectors.shape[0]} vectors")
+    _remember_threads(n_threads)
+    parts = np.zeros((n_parts, n_rows + 1))
+    cdef double[:, ::1] sums = parts
+    cdef const ptrdiff_t *row = &rows[0] if n_rows else NULL
+    with nogil:
+        for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
+            turn_part(&vectors[0, i * PART], n, row, n_rows, turned, &sums[i, 0], &after[i * PART], &before[i * PART],
+                      divisor, min(PART, n - i * PART))
+    total = parts.sum(axis=0)
+    return total[:n_rows], float(total[n_rows])
 
 
 cdef void unscale_part(double *out, double *sums, const double *x, const double *scale, const double *center,
@@ -188,42 +288,38 @@ cdef struct derivatives:
 
 cdef void derive_part(const derivatives *job, double *sums, double *rows, ptrdiff_t begin,
                       ptrdiff_t end) noexcept nogil:
-    # sums [8][m]: five of squares and products, three weighted ones; rows [2][m].
+    # sums (5 + 3 m): five of squares and products, three weighted ones of each column; rows [2][m].
     cdef ptrdiff_t m = job.m, j, k
     cdef double *g = rows
     cdef double *d = rows + m
     cdef double *out
     cdef const double *w
     cdef const double *other
-    for k in range(8 * m):
+    cdef double *weighted = sums + 5
+    cdef double factor = 1 / job.total
+    for k in range(5 + 3 * m):
         sums[k] = 0
     for j in range(begin, end):
         w, other, out = job.coef + j * m, job.product + j * job.stride, job.flat + j * m
         for k in range(m):
-            g[k] = other[k] / job.total
+            g[k] = other[k] * factor
         for k in range(m):
             d[k] = job.ridge * w[k] + g[k]
         other = job.scale + j * m
         for k in range(m):
             out[k] = (d[k] - job.center[j] * job.residual[k]) / other[k]
-        for k in range(m):
-            sums[k] += d[k] * d[k]
-        for k in range(m):
-            sums[m + k] += g[k] * w[k]
-        for k in range(m):
-            sums[2 * m + k] += w[k] * w[k]
-        for k in range(m):
-            sums[3 * m + k] += g[k] * g[k]
+        sums[0] += dot_part(<const double *>d, <const double *>d, m)
+        sums[1] += dot_part(<const double *>g, w, m)
+        sums[2] += dot_part(w, w, m)
+        sums[3] += dot_part(<const double *>g, <const double *>g, m)
         if job.means != NULL:
-            other = job.means + j * m
-            for k in range(m):
-                sums[4 * m + k] += g[k] * other[k]
+            sums[4] += dot_part(<const double *>g, job.means + j * m, m)
         for k in range(m):
-            sums[5 * m + k] += g[k] * job.mean[j]
+            weighted[k] += g[k] * job.mean[j]
         for k in range(m):
-            sums[6 * m + k] += w[k] * job.mean[j]
+            weighted[m + k] += w[k] * job.mean[j]
         for k in range(m):
-            sums[7 * m + k] += fabs(w[k]) * job.size[j]
+            weighted[2 * m + k] += fabs(w[k]) * job.size[j]
 
 
 def derive(const double[:, ::1] coef, const double[:, :] product, double total, double ridge,
@@ -231,8 +327,8 @@ def derive(const double[:, ::1] coef, const double[:, :] product, double total, 
            const double[::1] mean, const double[::1] size, double[:, ::1] out, *, int n_threads=1):
     """Of a ridge regression's gradient D = G + ridge W, G = product / total, W = coef, all (p, m): in one reading
 
-    out = (D - outer(center, residual)) / scale, and the sums over the features, for each column, (8, m): of D^2, G W,
-    W^2, G^2, G means (0 for None), G mean, W mean and abs(W) size.
+    out = (D - outer(center, residual)) / scale, and sums: over all, of D^2, G W, W^2, G^2 and G means (0 for None),
+    (5,); over the features, of G mean, W mean and abs(W) size, (3, m).
     """
     cdef ptrdiff_t p = coef.shape[0], m = coef.shape[1], step = max(1, PART // max(1, m)), i
     cdef ptrdiff_t n_parts = (p + step - 1) // step
@@ -245,7 +341,7 @@ def derive(const double[:, ::1] coef, const double[:, :] product, double total, 
     if m > 1 and product.strides[1] != sizeof(double) or product.strides[0] % sizeof(double):
         raise ValueError("the columns of the product must lie next to each other")
     _remember_threads(n_threads)
-    parts, scratch = np.empty((n_parts, 8 * m)), np.empty((n_parts, 2 * m))
+    parts, scratch = np.zeros((n_parts, 5 + 3 * m)), np.empty((n_parts, 2 * m))
     cdef double[:, ::1] sums = parts, rows = scratch
     cdef derivatives job
     if p and m:
@@ -256,4 +352,5 @@ def derive(const double[:, ::1] coef, const double[:, :] product, double total, 
         with nogil:
             for i in prange(n_parts, num_threads=n_threads, schedule='dynamic'):
                 derive_part(&job, &sums[i, 0], &rows[i, 0], i * step, min((i + 1) * step, p))
-    return parts.sum(axis=0).reshape(8, m)
+    total_sums = parts.sum(axis=0)
+    return total_sums[:5], total_sums[5:].reshape(3, m)

@@ -10,34 +10,57 @@ EXACT = np.longdouble
 SIZES = [0, 1, 7, 8, 9, 8191, 8192, 8193, 50_003]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", SIZES)
-def test_steps_with_their_product(size, dtype, rng):
-    y, (x, w) = rng.normal(size=size), rng.normal(size=(2, size)).astype(dtype)
-    for after, function, arguments in [
-        (y + EXACT(0.7) * x, _vectors.add_and_dot, (0.7, x, w)),
-        (y * EXACT(-0.3), _vectors.scale_and_dot, (-0.3, w)),
-    ]:
-        ours = y.copy()
-        dot = function(ours, *arguments)
-        assert_close(ours, after, np.float64, 2, scale=5, what="the vector")
-        scale = float(np.abs(w * after).sum()) + 1
-        assert_close(np.array(dot), np.array((w * after).sum()), np.float64, 20, scale=scale, what="the product")
+def size_of(terms):
+    """How large the error of their sum may be, in units of rounding."""
+    return float(np.abs(terms).sum()) + 1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
-def test_differences(size, dtype, rng):
-    a, b, c, d = rng.normal(size=(4, size))
-    out, other = np.empty((2, size), dtype)
-    product, square = _vectors.differences(out, other, a, b, c, d)
-    np.testing.assert_array_equal(out, (a - b).astype(dtype))
-    np.testing.assert_array_equal(other, (c - d).astype(dtype))
-    # Of the rounded differences: the products must belong to them.
-    exact = other.astype(EXACT)
-    for ours, expected in [(product, out * exact), (square, other * exact)]:
-        scale = float(np.abs(expected).sum()) + 1
-        assert_close(np.array(ours), np.array(expected.sum()), np.float64, 20, scale=scale)
+def test_sums_and_steps(size, dtype, rng):
+    x, y, (d,) = rng.normal(size=size), rng.normal(size=size), rng.normal(size=(1, size)).astype(dtype)
+    terms = d * y.astype(EXACT)
+    assert_close(np.array(_vectors.dot(d, y)), np.array(terms.sum()), np.float64, 20, scale=size_of(terms))
+    np.testing.assert_array_equal(_vectors.largest(y), np.abs(y).max(initial=0))
+    assert_close(_vectors.step(x, -0.3, d), x + EXACT(-0.3) * d, np.float64, 2, scale=5)
+
+
+def test_largest_is_found_anywhere_and_passes_over_nan():
+    for at in range(20):
+        x = np.ones(20)
+        x[at] = -3
+        assert _vectors.largest(x) == 3
+        x[at] = np.nan
+        assert _vectors.largest(x) == 1
+
+
+@pytest.mark.parametrize("out_dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [[], [3], [0, 2], [5, 1, 4], [4, 0, 1, 5], [0, 1, 2, 3, 4, 5]])
+@pytest.mark.parametrize("size", SIZES)
+def test_combine(size, rows, dtype, out_dtype, rng):
+    vectors, rows = rng.normal(size=(6, size)).astype(dtype), np.array(rows, dtype=np.intp)
+    factors, other, out = rng.normal(size=len(rows)), rng.normal(size=size), np.empty(size, out_dtype)
+    _vectors.combine(vectors, rows, factors, other, 0.7, out)
+    exact = factors.astype(EXACT) @ vectors[rows] + EXACT(0.7) * other
+    assert_close(out, exact, out_dtype, 10, scale=10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", SIZES)
+def test_products_and_how_a_gradient_turns(size, dtype, rng):
+    vectors, (after, before) = rng.normal(size=(5, size)).astype(dtype), rng.normal(size=(2, size))
+    rows = np.array([4, 0, 2], dtype=np.intp)
+    given = vectors.copy()
+    product, square = _vectors.turn(vectors, rows, 2, after, before, 0.7)
+    turned = (after.astype(EXACT) - before) / EXACT(0.7)
+    assert_close(vectors[2], turned, dtype, 3, scale=10, what="the difference")
+    # Products are with the difference as it is kept.
+    exact = vectors[rows].astype(EXACT)
+    assert_close(product, exact @ after, np.float64, 20, scale=size_of(exact * after))
+    assert_close(np.array(square), np.array((exact[2] ** 2).sum()), np.float64, 20, scale=size_of(exact[2] ** 2))
+    np.testing.assert_array_equal(vectors[[0, 1, 3, 4]], given[[0, 1, 3, 4]])
+    assert_close(_vectors.products(vectors, rows, after), product, np.float64, 20, scale=size_of(exact * after))
 
 
 @pytest.mark.parametrize("centre_rows", [True, False])
@@ -62,40 +85,44 @@ def test_derive(p, m, with_means, room, rng):
     strided = np.full((p, m + room), np.nan)[:, room // 2 : room // 2 + m]
     strided[...] = product
     out = np.empty((p, m))
-    sums = _vectors.derive(
+    sums, weighted = _vectors.derive(
         coef, strided, total, ridge, scale, center, residual, means if with_means else None, mean, size, out
     )
     w, g = coef.astype(EXACT), product / EXACT(total)
     d = g + EXACT(ridge) * w
     assert_close(out, (d - np.outer(center, residual)) / scale, np.float64, 4, scale=50, what="the derivatives")
-    cross = (g * means).sum(axis=0) if with_means else np.zeros(m)
-    expected = [(d * d).sum(axis=0), (g * w).sum(axis=0), (w * w).sum(axis=0), (g * g).sum(axis=0), cross]
-    expected += [mean @ g, mean @ w, size @ np.abs(w)]
-    assert_close(sums, np.array(expected), np.float64, p + 2, scale=20 * p + 1, what="the sums")
+    squares = [d * d, g * w, w * w, g * g, g * means if with_means else np.zeros((1, 1))]
+    for ours, terms in zip(sums, squares, strict=True):
+        assert_close(np.array(ours), np.array(terms.sum()), np.float64, p + 20, scale=size_of(terms), what="a sum")
+    expected = np.array([mean @ g, mean @ w, size @ np.abs(w)])
+    assert_close(weighted, expected, np.float64, p + 2, scale=20 * p + 1, what="the weighted sums")
 
 
 def test_comparison_can_fail(rng):
-    y, x, w = rng.normal(size=(3, 100))
-    dot = _vectors.add_and_dot(y, 0.5, x, w)
+    y, x = rng.normal(size=(2, 100))
     with pytest.raises(AssertionError):
-        assert_close(np.array(dot), np.array(w @ y + 1e-9), np.float64, 20, scale=float(np.abs(w * y).sum()))
+        assert_close(np.array(_vectors.dot(x, y)), np.array(x @ y + 1e-9), np.float64, 20, scale=size_of(x * y))
 
 
 def test_same_bits_for_any_number_of_threads(rng):
     size, p, m = 100_001, 2000, 30
-    y, x, w, v = rng.normal(size=(4, size))
+    x, y = rng.normal(size=(2, size))
+    pairs, rows = rng.normal(size=(4, size)), np.array([0, 2], dtype=np.intp)
     coef, product, means, scale = rng.uniform(0.5, 2, (4, p, m))
-    vectors, residual = rng.normal(size=(3, p)), rng.normal(size=m)
+    features, residual = rng.normal(size=(3, p)), rng.normal(size=m)
 
     def results(n_threads):
-        out, other, flat = y.copy(), np.empty(size), np.empty((p, m))
-        yield _vectors.add_and_dot(out, 0.1, x, w, n_threads=n_threads)
-        yield _vectors.scale_and_dot(out, 0.1, w, n_threads=n_threads)
-        yield out.copy()
-        yield _vectors.differences(out, other, x, w, v, y, n_threads=n_threads)
-        yield from _vectors.unscale(coef, scale, vectors[0], True, n_threads=n_threads)
-        arguments = (coef, product, 3.0, 0.1, scale, vectors[0], residual, means, vectors[1], vectors[2], flat)
-        yield _vectors.derive(*arguments, n_threads=n_threads)
+        vectors, flat = pairs.copy(), np.empty((p, m))
+        yield _vectors.dot(x, y, n_threads=n_threads)
+        yield _vectors.largest(x, n_threads=n_threads)
+        yield _vectors.step(x, 0.1, y, n_threads=n_threads)
+        yield _vectors.products(vectors, rows, x, n_threads=n_threads)
+        yield from _vectors.turn(vectors, rows, 3, x, y, 0.1, n_threads=n_threads)
+        _vectors.combine(vectors, rows, residual[:2], x, 0.1, vectors[1], n_threads=n_threads)
+        yield vectors
+        yield from _vectors.unscale(coef, scale, features[0], True, n_threads=n_threads)
+        arguments = (coef, product, 3.0, 0.1, scale, features[0], residual, means, features[1], features[2], flat)
+        yield from _vectors.derive(*arguments, n_threads=n_threads)
         yield flat
 
     one = list(results(1))
@@ -112,20 +139,32 @@ def spoilt(arguments, at):
 
 
 def test_arrays_that_do_not_fit_are_refused():
-    two, square = np.ones(2), np.ones((2, 2))
+    two, square, rows = np.ones(2), np.ones((2, 2)), np.array([0, 1], dtype=np.intp)
     derived = [square, square, 1.0, 1.0, square, two, two, square, two, two, square.copy()]
     for function, arguments in [
-        (_vectors.add_and_dot, [two, 1.0, two, two]),
-        (_vectors.scale_and_dot, [two, 1.0, two]),
-        (_vectors.differences, [two.copy() for _ in range(6)]),
+        (_vectors.dot, [two, two]),
+        (_vectors.step, [two, 1.0, two]),
+        (_vectors.products, [square, rows, two]),
+        (_vectors.combine, [square, rows, two, two, 1.0, two.copy()]),
+        (_vectors.turn, [square.copy(), rows, 1, two, two, 1.0]),
         (_vectors.unscale, [square, square, two, True]),
         (_vectors.derive, derived),
     ]:
         function(*arguments)
-        for at in [k for k, value in enumerate(arguments) if isinstance(value, np.ndarray)]:
+        for at in [k for k, a in enumerate(arguments) if isinstance(a, np.ndarray) and a.dtype == np.float64]:
             with pytest.raises(ValueError, match=r"vectors|matrices|a scale of"):
                 function(*spoilt(arguments, at))
         with pytest.raises(ValueError, match="n_threads must be at least 1, got 0"):
             function(*arguments, n_threads=0)
+    for function, arguments in [
+        (_vectors.products, [two]),
+        (_vectors.combine, [two, two, 1.0, two.copy()]),
+        (_vectors.turn, [1, two, two, 1.0]),
+    ]:
+        for row in (-1, 2):
+            with pytest.raises(ValueError, match=f"row {row} of 2 vectors"):
+                function(square.copy(), np.array([0, row], dtype=np.intp), *arguments)
+    with pytest.raises(ValueError, match="row 2 of 2 vectors"):
+        _vectors.turn(square.copy(), rows, 2, two, two, 1.0)
     with pytest.raises(ValueError, match="columns of the product must lie next to each other"):
         _vectors.derive(square, np.ones((2, 4))[:, ::2], *derived[2:])

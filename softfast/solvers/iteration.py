@@ -1,10 +1,12 @@
 """What solvers share: an evaluation, when to give up, and the line search for smooth functions."""
 
 from collections.abc import Callable
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from softfast import _vectors
 
 Vector = NDArray[np.float64]
 Status = Literal["stopped", "max_iter", "stalled"]
@@ -67,8 +69,18 @@ class Patience(Generic[E]):
         return self.best, iteration, "stopped" if stop(self.best) else "stalled"
 
 
-def line_search(objective: Callable[[Vector], E], point: E, direction: Vector, slope: float, step: float) -> E | None:
-    """A point that satisfies the Wolfe conditions, by bracketing and cubic interpolation; None if there is none.
+def line_search(
+    objective: Callable[[Vector], E],
+    point: E,
+    direction: NDArray[Any],
+    slope: float,
+    step: float,
+    *,
+    n_threads: int = 1,
+) -> tuple[E, float] | None:
+    """A point that satisfies the Wolfe conditions and the step to it; None if there is none.
+
+    By bracketing and cubic interpolation.
 
     Near the minimum the decrease drowns in rounding; then the slope decides alone, as in the approximate Wolfe
     conditions of Hager and Zhang (2005).
@@ -77,8 +89,8 @@ def line_search(objective: Callable[[Vector], E], point: E, direction: Vector, s
     low, low_value, low_slope = 0.0, point.value, slope
     high = high_value = high_slope = float("nan")
     for _ in range(40):
-        trial = objective(point.x + (direction if step == 1 else step * direction))
-        trial_slope = float(direction @ trial.gradient)
+        trial = objective(_vectors.step(point.x, step, direction, n_threads=n_threads))
+        trial_slope = _vectors.dot(direction, trial.gradient, n_threads=n_threads)
         fine = np.isfinite(trial.value) and np.isfinite(trial_slope)
         decreased = fine and trial.value <= point.value + DECREASE * step * slope
         flat = fine and trial.value <= point.value + noise and trial_slope <= (2 * DECREASE - 1) * slope
@@ -87,7 +99,7 @@ def line_search(objective: Callable[[Vector], E], point: E, direction: Vector, s
         elif trial_slope < _CURVATURE * slope:
             low, low_value, low_slope = step, trial.value, trial_slope
         else:
-            return trial
+            return trial, step
         if np.isnan(high):
             step = 4 * low
             continue

@@ -60,10 +60,10 @@ def newton_cg(
         direction, n_products = _newton_direction(point, hessian_vector, inverse, forcing)
         worn = n_products > _WORN
         slope = float(direction @ point.gradient)
-        following = line_search(objective, point, direction, slope, 1.0) if slope < 0 else None
-        if following is None:
+        found = line_search(objective, point, direction, slope, 1.0) if slope < 0 else None
+        if found is None:
             return patience.give_up(iteration, stop)
-        point = following
+        point, _ = found
     return point, max_iter, "stopped" if stop(point) else "max_iter"
 
 
