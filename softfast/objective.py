@@ -235,7 +235,8 @@ class SoftmaxObjective:
         certificate, flat = self._certificate, np.empty(len(x))
         means = certificate.centred_means if certificate.smooth and self._fit_intercept else None
         sums, (product_mean, coef_mean, logit_size) = self._derive(coef, product, residual, flat, means)
-        terms = Terms(*map(float, sums), product_mean, coef_mean)
+        gradient, linear, size, square, cross = map(float, sums)
+        terms = Terms(gradient, linear, size, square, cross, product_mean, coef_mean)
         value = loss + 0.5 * self._penalty.ridge * terms.size
         if self._penalty.threshold > 0:
             value += self._penalty.threshold * float(self._penalty.norms(coef).sum())

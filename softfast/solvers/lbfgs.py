@@ -148,7 +148,7 @@ class _Memory:
         """
         last = self._order[-1]
         turned = np.asarray(self._vectors[last + self._slots], dtype=np.float64)
-        return 1 / min(max(1.0, float(turned @ inverse(turned)) / self._of_turns[last, last]), 10.0)
+        return 1 / min(max(1.0, float(turned @ inverse(turned)) / float(self._of_turns[last, last])), 10.0)
 
     def add(self, after: Vector, before: Vector, step: float) -> None:
         """The pair of the last direction and the gradients at the ends of a step along it; the oldest one goes."""
