@@ -109,10 +109,10 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
     Fitted coefficients with two classes have the penalty on the one row, as scikit-learn has it.
 
     The solver is L-BFGS that starts from the inverse of the Hessian of a sample of the rows, taken anew as the fit
-    proceeds. With "auto" and many rows (50,000 and more), a fit that is no `warm_start` begins near the minimum for a
-    tenth of the rows. With an `l1_ratio` above 0 it is proximal Newton on a working set of coefficients. "newton-cg" is
-    a truncated Newton method: its steps solve the Newton system of all rows by conjugate gradients, with that same
-    inverse as the preconditioner, the more closely the nearer the minimum is.
+    proceeds. With "auto" and 50,000 rows or more, a fit that is no `warm_start` begins near the minimum for a tenth of
+    them, which an interior-point method finds if L-BFGS is slow to. With an `l1_ratio` above 0 it is proximal Newton on
+    a working set of coefficients. "newton-cg" is a truncated Newton method: its steps solve the Newton system of all
+    rows by conjugate gradients, preconditioned with that same inverse, the more closely the nearer the minimum is.
 
     With three or more classes, adding one number to a feature's coefficients of all classes changes no probability. L2
     makes their mean zero; with `l1_ratio` 1 and ``sparsity="coefficient"`` their median is zero, and with an even
@@ -132,7 +132,7 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
     SIAM Journal on Optimization 24, 1420-1443.
     Ndiaye, E., Fercoq, O., Gramfort, A. and Salmon, J. (2017). Gap safe screening rules for sparsity enforcing
     penalties. Journal of Machine Learning Research 18 (128), 1-33.
-    Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, 2nd ed., sections 7.1 and 7.2. Springer.
+    Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, 2nd ed., sections 7.1, 7.2 and 19. Springer.
 
     Examples
     --------

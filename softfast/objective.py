@@ -11,7 +11,7 @@ The gradient of all but N: dF/dW = G + ridge W and dF/db = g, with G = (1/S) R^T
 R_i = s_i (p_i - q_i).  The duality gap is in certificate.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +20,10 @@ from scipy.sparse import csr_array
 
 from softfast import _core, _vectors
 from softfast.certificate import EPS, Certificate, Terms
+from softfast.interior_point import Rows, interior_point
 from softfast.metric import Curvature, Form, MetricBudget, active_hessian, sampled_inverse
 from softfast.penalty import GREATEST, LEAST, Groups, Penalty
-from softfast.sources import Matrix, Moments, RowSample, Source, Vector
+from softfast.sources import Hard, Matrix, Moments, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
 
@@ -136,7 +137,7 @@ class SoftmaxObjective:
         square = moments.feature_mean**2
         spread = moments.feature_variance + (0 if fit_intercept else square)
         # What is left of a constant column after centring is rounding, not spread.
-        spread = np.where(spread <= 1e-28 * square, 0, spread)
+        self._spread = spread = np.where(spread <= 1e-28 * square, 0, spread)
         frequency = moments.class_mean[self._first :]
         frequency = np.maximum(frequency * (1 - frequency), 1e-6)
         if self._penalty.threshold > 0 and self._penalty.by_feature:
@@ -152,6 +153,7 @@ class SoftmaxObjective:
         self._sample_rows = 0
         self._budget = MetricBudget(source.n_rows, n_outputs, source.n_features + fit_intercept)
         self._metric: Callable[[Vector], Vector] | None = None
+        self._hard_rows: Rows | None = None
         self.even_share = _EVEN_SHARE
         self._single, self._last_value = False, np.inf
 
@@ -182,6 +184,65 @@ class SoftmaxObjective:
             n_threads=self._n_threads,
         )
         return part, source.n_rows / self._source.n_rows
+
+    @property
+    def has_interior_minimum(self) -> bool:
+        """Whether `interior_minimum` can be asked for: an L2 penalty, and a Hessian of all coefficients affordable."""
+        n_outputs, p = self._shape
+        return self._certificate.smooth and n_outputs * (p + self._fit_intercept) <= LARGEST_WHOLE
+
+    def take_hard_rows(self, points: Sequence[Point], n_rows: int, certain: float) -> None:
+        """A sample with rows that are hard at the points: for `interior_minimum`, and from now on `metric`.
+
+        About n_rows, and on top those with residuals from `certain` on, below with a chance in proportion.
+        """
+        n_outputs, p = self._shape
+        hard = Hard(tuple(self._unpack(point.x) for point in points), certain)
+        sample = self._source.sample(n_rows, self.moments, hard)
+        self.n_passes += len(points) / 2
+        spread = np.where(self._spread > 0, np.sqrt(self._spread), 1.0)
+        shape = n_outputs, p + self._fit_intercept
+        self._hard_rows = Rows.of(sample, self._center, spread, self._penalty.ridge, shape, self._first)
+        # From the coordinates of these rows to the solver's.
+        self._hard_scale = np.column_stack([self._scale / spread, self._intercept_scale])[:, : shape[1]]
+        self._hard_threads = resolve_threads(
+            self._n_threads, float(len(self._hard_rows.weight)) * self._hard_scale.size**2
+        )
+
+    def drop_hard_rows(self) -> None:
+        """Back to what `metric` was before."""
+        self._hard_rows = None
+
+    def interior_minimum(self, start: Point | None = None, *, centring: float = 0, tol: float) -> tuple[Vector, float]:
+        """Where F's estimate from the hard rows' sample is least, and its value there: as `interior_point` has it."""
+        assert self._hard_rows is not None
+        begin = None if start is None else self._by_class(start.x) / self._hard_scale
+        found = interior_point(self._hard_rows, begin, centring=centring, tol=tol, n_threads=self._hard_threads)
+        self.n_passes += found.n_passes * len(self._hard_rows.weight) / self._source.n_rows
+        return self._flat(found.coef * self._hard_scale), found.value
+
+    def _hard_metric(self, rows: Rows, point: Point) -> Callable[[Vector], Vector] | None:
+        """`metric` from the hard rows' sample: the whole Hessian as it is there."""
+        proba = rows.proba(self._by_class(point.x) / self._hard_scale)
+        try:
+            solve = rows.inverse_hessian(proba, rows.weight, self._hard_threads)
+        except np.linalg.LinAlgError:
+            return None
+        scale = self._hard_scale * np.sqrt(len(rows.weight))
+        return lambda vector: self._flat(scale * solve(scale * self._by_class(vector)))
+
+    def _by_class(self, x: Vector) -> Matrix:
+        """From the flat layout (coefficients, then intercepts) to one row a class."""
+        n_outputs, p = self._shape
+        rows = np.empty((n_outputs, p + self._fit_intercept))
+        rows[:, :p] = self._matrix(x)
+        rows[:, p:] = x[n_outputs * p :].reshape(n_outputs, int(self._fit_intercept))
+        return rows
+
+    def _flat(self, rows: Matrix) -> Vector:
+        """And back."""
+        p = self._shape[1]
+        return np.concatenate([rows[:, :p].ravel("F"), rows[:, p:].ravel()])
 
     def pack(self, coef: Matrix, intercept: Vector) -> Vector:
         """The solver's vector for coef (M, p) and intercept (M,)."""
@@ -310,6 +371,8 @@ class SoftmaxObjective:
         """
         n_outputs, p = self._shape
         width = p + self._fit_intercept
+        if self._hard_rows is not None:
+            return self._hard_metric(self._hard_rows, point)
         plan = self._budget.take(self.n_passes)
         if plan is None:
             return self._metric
@@ -331,12 +394,7 @@ class SoftmaxObjective:
             return None
 
         def product(vector: Vector) -> Vector:
-            # From the flat layout (coefficients, then intercepts) to one row a class, and back.
-            rows = np.empty((n_outputs, width))
-            rows[:, :p] = self._matrix(vector)
-            rows[:, p:] = vector[n_outputs * p :].reshape(n_outputs, width - p)
-            rows = solve(rows)
-            return np.concatenate([rows[:, :p].ravel("F"), rows[:, p:].ravel()])
+            return self._flat(solve(self._by_class(vector)))
 
         self._metric = product
         return product

@@ -5,6 +5,8 @@ Nocedal and Wu 2012).  Passes in all, those over the sample counted in part, wit
 41 and 17, as it is 45 and 20; diamonds 31 and 25; shuttle 113 and 76.
 """
 
+import numpy as np
+
 from softfast.objective import Point, SoftmaxObjective
 from softfast.solvers.lbfgs import lbfgs
 
@@ -13,6 +15,17 @@ from softfast.solvers.lbfgs import lbfgs
 _FALL, _ITERATIONS = 1e-2, 5
 # Classes that the sample separates may let it fall for ever.
 _MAX_ITER = 100
+# Where the interior point can take over, it does after so many iterations: where L-BFGS makes progress it has settled
+# before, shuttle after 36. On raw network connections, 494,021 x 118 and 23 classes, a fit to a gap of 1e-6 took 38
+# passes; without the interior point the gap was 1e7 after 228.
+_ENOUGH = 50
+# Rows of its samples, no fewer than these, nor than this many a coefficient; residuals from which rows are in one, and
+# how many rows these may bring at most.
+_ROWS, _ROWS_A_COEFFICIENT, _HARD, _MOST_HARD = 5000, 3, 0.02, 30_000
+# Rounds of the interior point; by how many times the objective may exceed the sample's, relative, for a warm start, and
+# for the last round; m of a warm start at least, and the tolerances of cold and warm ones, in units of the objective.
+_ROUNDS, _WARM, _LAST = 8, 1.5, 1.001
+_CENTRING, _COARSE, _FINE = 0.03, 1e-2, 1e-5
 
 
 def sampled_start(objective: SoftmaxObjective, start: Point) -> Point:
@@ -28,11 +41,47 @@ def sampled_start(objective: SoftmaxObjective, start: Point) -> Point:
         return len(values) > _ITERATIONS and values[-1 - _ITERATIONS] - values[-1] < _FALL * values[-1]
 
     begin = part(part.pack(*objective.unpack(start.x)))
-    point, _, _ = lbfgs(part, begin, max_iter=_MAX_ITER, stop=settled, metric=part.metric)
+    max_iter = _ENOUGH if objective.has_interior_minimum else _MAX_ITER
+    point, _, status = lbfgs(part, begin, max_iter=max_iter, stop=settled, metric=part.metric)
     objective.n_passes += share * part.n_passes
     found = objective(objective.pack(*part.unpack(point.x)))
-    if found.value >= start.value:
-        return start
-    # The first metrics, made for points far from the minimum, are behind.
-    objective.even_share = part.even_share
-    return found
+    if found.value < start.value:
+        # The first metrics, made for points far from the minimum, are behind.
+        objective.even_share, start = part.even_share, found
+    if status == "max_iter" and objective.has_interior_minimum:
+        return interior_start(objective, start)
+    return start
+
+
+def interior_start(objective: SoftmaxObjective, start: Point) -> Point:
+    """A point near the minimum, from interior points over samples; `start` where no better one was found.
+
+    The rows that matter are few and far from the mean, and a sample misses most of them. So each round's sample has the
+    rows that the points so far get wrong, until the objective is what the sample says: cutting planes, but for the
+    weights of the rows.
+    """
+    points: list[Point] = []
+    value = 0.0
+    for _ in range(_ROUNDS):
+        # The residuals of all rows are no more than the mean loss, n times.
+        certain = max(_HARD, value * objective.moments.n_rows / _MOST_HARD)
+        objective.take_hard_rows(points, max(_ROWS, _ROWS_A_COEFFICIENT * len(start.x)), certain)
+        warm = bool(points) and points[-1].value <= _WARM * value
+        try:
+            if warm:
+                centring = max(_CENTRING * points[-1].value, points[-1].value - value)
+                x, value = objective.interior_minimum(points[-1], centring=centring, tol=_FINE)
+            else:
+                x, value = objective.interior_minimum(tol=_COARSE)
+        except np.linalg.LinAlgError:
+            break
+        if not value <= _WARM * start.value:
+            # The minimum of the estimate can't be so far above: the method has failed.
+            break
+        points.append(objective(x))
+        if warm and points[-1].value <= _LAST * value:
+            break
+    best = min([start, *points], key=lambda point: point.value)
+    if best is start:
+        objective.drop_hard_rows()
+    return best

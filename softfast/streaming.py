@@ -80,6 +80,7 @@ class _Point:
     x: Vector
     value: float
     gradient: Vector
+    rounding: float = 0.0
 
 
 def _split(parameters: Matrix) -> tuple[Matrix, Vector]:

@@ -36,6 +36,7 @@ RANK = {
     "parameters": 3,
     "penalty": 5,
     "certificate": 6,
+    "interior_point": 6,
     "objective": 7,
     "separation": 7,
     "sparse_coef": 3,

@@ -14,6 +14,7 @@ class Evaluation:
     x: np.ndarray
     value: float
     gradient: np.ndarray
+    rounding: float = 0.0
 
 
 def quadratic(n, condition, seed=0):

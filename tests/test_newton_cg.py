@@ -22,6 +22,7 @@ class Evaluation:
     x: np.ndarray
     value: float
     gradient: np.ndarray
+    rounding: float = 0.0
 
 
 class TiltedLogCosh:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from tolerance import assert_close
 
-from softfast import SoftmaxRegression, sampled_start
+from softfast import SoftmaxRegression, from_npy, sampled_start
 from softfast.objective import SoftmaxObjective
 from softfast.sources.dense import DenseSource
 
@@ -35,6 +36,21 @@ def test_same_optimum_in_fewer_passes(problem):
     assert model.n_passes_ > model.history_["pass"][0] > 2
 
 
+def test_interior_start_reaches_the_optimum(problem, monkeypatch):
+    X, y, arguments = problem
+    plain = SoftmaxRegression(solver="lbfgs", tol=1e-9).fit(X, y, **arguments)
+    # As if L-BFGS had not settled.
+    monkeypatch.setattr(sampled_start, "_ENOUGH", 1)
+    model, again = (SoftmaxRegression(tol=1e-9, n_threads=n).fit(X, y, **arguments) for n in (1, 2))
+    assert model.converged_
+    assert abs(model.objective_ - plain.objective_) <= 2e-9
+    # The start is so near that a few steps are left.
+    assert model.history_["objective"][0] - plain.objective_ <= 1e-2 * plain.objective_
+    assert model.n_iter_ < plain.n_iter_
+    # The same bits for any number of threads.
+    assert np.array_equal(model.coef_, again.coef_)
+
+
 def test_few_rows_have_no_sample(rng):
     X, y = rng.normal(size=(49_999, 3)), rng.integers(0, 3, 49_999)
     assert objective_of(X, y).on_sample() is None
@@ -45,6 +61,50 @@ def test_few_rows_have_no_sample(rng):
 def objective_of(X, y):
     source = DenseSource(X, y, int(y.max()) + 1)
     return SoftmaxObjective(source, strength=1 / len(y), fit_intercept=True, n_outputs=source.n_classes)
+
+
+@pytest.fixture
+def wild(rng):
+    """X with rows hundreds of standard deviations away, some on the wrong side, and y; one class is rare."""
+    X = rng.standard_t(1, size=(N, 8)) * np.geomspace(1e-2, 1e4, 8)
+    logits = X / np.geomspace(1e-2, 1e4, 8) @ rng.normal(size=(8, 5)) - 3.0 * np.arange(5)
+    return X, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+
+
+def test_wild_rows_take_few_passes(wild, tmp_path, monkeypatch):
+    X, y = wild
+    starts = []
+    interior_start = sampled_start.interior_start
+    monkeypatch.setattr(sampled_start, "interior_start", lambda *a: starts.append(interior_start(*a)) or starts[-1])
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", y)
+    model, plain = (SoftmaxRegression(solver=solver).fit(X, y) for solver in ("auto", "lbfgs"))
+    streamed = SoftmaxRegression().fit(from_npy(tmp_path / "X.npy", tmp_path / "y.npy"))
+    # L-BFGS on the sample did not settle.
+    assert len(starts) == 2
+    assert model.converged_
+    assert abs(model.objective_ - plain.objective_) <= 2e-6
+    assert model.n_passes_ < 0.6 * plain.n_passes_
+    assert streamed.n_passes_ == model.n_passes_
+    assert_close(streamed.coef_, model.coef_, np.float64, N)
+
+
+@pytest.mark.parametrize("failure", ["no step", "far above"])
+def test_failed_interior_point_leaves_the_fit_as_it_was(problem, monkeypatch, failure):
+    X, y, arguments = problem
+    monkeypatch.setattr(sampled_start, "_ENOUGH", 20)
+
+    def fail(objective, *_, **__):
+        if failure == "no step":
+            raise np.linalg.LinAlgError
+        return np.ones(1), np.inf
+
+    monkeypatch.setattr(SoftmaxObjective, "interior_minimum", fail)
+    model = SoftmaxRegression().fit(X, y, **arguments)
+    monkeypatch.setattr(sampled_start, "_ITERATIONS", 1000)
+    failed = SoftmaxRegression().fit(X, y, **arguments)
+    assert failed.converged_
+    assert abs(failed.objective_ - model.objective_) <= 2e-6
 
 
 def test_sample_estimates_the_objective(rng):

@@ -30,6 +30,11 @@ class Evaluation(Protocol):
         """Its gradient at x."""
         ...
 
+    @property
+    def rounding(self) -> float:
+        """What the value may be wrong by at worst, through rounding."""
+        ...
+
 
 E = TypeVar("E", bound=Evaluation)
 
@@ -37,6 +42,9 @@ E = TypeVar("E", bound=Evaluation)
 DECREASE, _CURVATURE = 1e-4, 0.9
 # Values closer than this, relative, can't be told apart; the slopes decide then.
 VALUE_NOISE = 1e-14
+# The same in units of the worst case of rounding. Large terms that cancel in a value of 0.004 left 1e-15, a thousandth;
+# without this share, searches of forty steps ended a fit where the slope still told the way to a gap 4,000 times less.
+_USUAL_ROUNDING = 1e-2
 # Iterations without progress after which there will be none.
 _PATIENCE = 20
 
@@ -85,7 +93,7 @@ def line_search(
     Near the minimum the decrease drowns in rounding; then the slope decides alone, as in the approximate Wolfe
     conditions of Hager and Zhang (2005).
     """
-    noise = VALUE_NOISE * abs(point.value)
+    noise = max(VALUE_NOISE * abs(point.value), _USUAL_ROUNDING * point.rounding)
     low, low_value, low_slope = 0.0, point.value, slope
     high = high_value = high_slope = float("nan")
     for _ in range(40):

@@ -65,6 +65,17 @@ class RowSample:
 
 
 @dataclass(frozen=True)
+class Hard:
+    """What makes rows hard: of the residuals q - p at some points, (coef, intercept), the sum of the positive parts.
+
+    From `certain` on, at one point, a row is in a sample; below with a chance in proportion.
+    """
+
+    points: tuple[tuple[Matrix, Vector], ...]
+    certain: float
+
+
+@dataclass(frozen=True)
 class Margins:
     """Of rows with a weight, margins z_label - z_k over the sum of the absolute values of their terms, k not the label.
 
@@ -103,12 +114,12 @@ class Source(Protocol):
         """Weighted means over the rows."""
         ...
 
-    def sample(self, n_rows: int, moments: Moments) -> RowSample:
+    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None) -> RowSample:
         """A random sample of about n_rows rows, always the same one, for estimates of second moments.
 
         A row's chance grows with its weight, with the rarity of its class and with its distance from the mean in units
         of the features' spread, and its weight in the sample makes up for it: a sample that misses the few rows with a
-        rare class or a rarely used feature knows nothing of the curvature there.
+        rare class or a rarely used feature knows nothing of the curvature there.  Hard rows may come on top.
         """
         ...
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from softfast import _core
-from softfast.sources import Margins, Matrix, Moments, RowSample, Source, Vector
+from softfast.sources import Hard, Margins, Matrix, Moments, RowSample, Source, Vector
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows
 
@@ -135,7 +135,7 @@ class InMemorySource(ABC):
         """Those of some rows."""
         return np.ones(len(range(self.n_rows)[chunk])) if self._weight is None else self._weight[chunk]
 
-    def sample(self, n_rows: int, moments: Moments, *, seed: int = 0) -> RowSample:
+    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None, *, seed: int = 0) -> RowSample:
         """A random sample of about n_rows rows, likelier where class or features are rare; always the same one.
 
         A part of the rows gives what it has of a sample of all, with the moments of all and a seed of its own: it needs
@@ -153,6 +153,10 @@ class InMemorySource(ABC):
         rarity = rareness[self._q] if self._q.ndim == 1 else np.einsum("k,ik->i", rareness, self._q)
         share = weight * (1 + rarity + distance) / (3 * moments.total_weight)
         chance = np.minimum(1, n_rows * share)
+        if hard is not None:
+            for coef, intercept in hard.points:
+                residual = self._residuals(coef, intercept)
+                np.maximum(chance, np.minimum(1, residual / hard.certain), out=chance, where=weight > 0)
         chosen = np.flatnonzero(np.random.default_rng(seed).random(self.n_rows) < chance)
         offset = None if self._offset is None else self._offset[chosen]
         scaled = weight[chosen] / (chance[chosen] * moments.total_weight)
@@ -161,6 +165,22 @@ class InMemorySource(ABC):
     def every(self, step: int) -> tuple[Matrix, Vector]:
         """Every step-th row in float64, with weights for as many."""
         return self._dense(slice(None, None, step)), step * self._weights(slice(None, None, step))
+
+    def _residuals(self, coef: Matrix, intercept: Vector) -> Vector:
+        """Of each row the sum of the positive parts of q - p, (n,), chunk by chunk."""
+        result, step = np.empty(self.n_rows), self._chunk_rows(self.n_classes)
+        coef = np.ascontiguousarray(coef)
+        for begin in range(0, self.n_rows, step):
+            chunk = slice(begin, begin + step)
+            rows = as_rows("X", self._X[chunk])
+            if self._offset is not None:
+                rows = rows.with_offset(self._offset[chunk])
+            proba, _ = _core.default.predict(rows, coef, intercept, self.n_classes, _core.SOFTMAX, n_threads=1)
+            if self._q.ndim == 1:
+                result[chunk] = 1 - proba[np.arange(len(proba)), self._q[chunk]]
+            else:
+                result[chunk] = np.maximum(self._q[chunk] - proba, 0).sum(axis=1)
+        return result
 
     def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
         """Margins of the logits coef (x - center) + intercept, in float64, chunk by chunk, and the n_least lowest."""

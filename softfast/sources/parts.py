@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from softfast.sources import Margins, Matrix, Moments, RowSample, Source, Vector
+from softfast.sources import Hard, Margins, Matrix, Moments, RowSample, Source, Vector
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Part(Source, Protocol):
     """Some of the rows, with the classes of all."""
 
-    def sample(self, n_rows: int, moments: Moments, *, seed: int = 0) -> RowSample:
+    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None, *, seed: int = 0) -> RowSample:
         """Its rows in a sample of all rows, given the moments of all and a seed of its own."""
         ...
 
@@ -60,9 +60,9 @@ class PartedSource:
         # Parts without weight have no means.
         return replace(moments, n_rows=self.n_rows)
 
-    def sample(self, n_rows: int, moments: Moments) -> RowSample:
+    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None) -> RowSample:
         """A random sample of about n_rows rows, always the same one; each part draws with its number as the seed."""
-        samples = self._parts.reduce(partial(_sample, n_rows, moments), _join)
+        samples = self._parts.reduce(partial(_sample, n_rows, moments, hard), _join)
         offsets = [s.offset for s in samples if s.offset is not None]
         return RowSample(
             np.concatenate([s.X for s in samples]),
@@ -100,8 +100,8 @@ def _moments(part: Part, number: int) -> list[Moments]:
     return [part.moments()] if part.total_weight > 0 else []
 
 
-def _sample(n_rows: int, moments: Moments, part: Part, number: int) -> list[RowSample]:
-    return [part.sample(n_rows, moments, seed=number)]
+def _sample(n_rows: int, moments: Moments, hard: Hard | None, part: Part, number: int) -> list[RowSample]:
+    return [part.sample(n_rows, moments, hard, seed=number)]
 
 
 def _loss_gradient(
