@@ -131,8 +131,9 @@ def from_batches(factory: Callable[[], Iterable[Any]]) -> StreamedRows:
     factory : callable
         Called without arguments for every pass, some tens of times in a fit; returns a new iterator of tuples
         ``(X, y)`` or ``(X, y, weight)``: arrays of shape (m, p), (m,) and (m,), y None for rows to predict. Every call
-        must yield the same rows in the same batches. It runs in a thread, one batch ahead: a batch must not be changed
-        after it has been yielded. Batches of some megabytes serve best.
+        must yield the same rows in the same batches, in the same order in memory; a pass of a fit in which a value of X
+        differs is an error. It runs in a thread, one batch ahead: a batch must not be changed after it has been
+        yielded. Batches of some megabytes serve best.
 
     Returns
     -------

@@ -286,6 +286,38 @@ def test_other_rows_in_the_second_pass(second, message, rows):
     assert not read_ahead_threads()
 
 
+def swapped(x):
+    x[[149, 150]] = x[[150, 149]]
+
+
+def negative(x):
+    x[148:152] *= -1
+
+
+def not_finite(x):
+    x[150, 2] = np.nan
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
+@pytest.mark.parametrize("change", [swapped, negative, not_finite])
+def test_values_changed_within_a_batch(change, l1_ratio, order, rows):
+    X, y = rows
+    passes = []
+
+    def factory():
+        passes.append(None)
+        x = np.array(X, order=order)
+        # Later than the first of an optimizer's passes.
+        if len(passes) > 5:
+            change(x)
+        yield x, y
+
+    with pytest.raises(ValueError, match="differs from the first in chunk 0: other values"):
+        SoftmaxRegression(l1_ratio=l1_ratio).fit(softfast.from_batches(factory))
+    assert not read_ahead_threads()
+
+
 def test_labels_and_weights_may_lie_where_those_before_lay(rows, rng):
     X, y = rows
     weight = rng.uniform(0.5, 2, len(X))

@@ -168,3 +168,27 @@ def test_arrays_that_do_not_fit_are_refused():
         _vectors.turn(square.copy(), rows, 2, two, two, 1.0)
     with pytest.raises(ValueError, match="columns of the product must lie next to each other"):
         _vectors.derive(square, np.ones((2, 4))[:, ::2], *derived[2:])
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 63, 64, 65, 200])
+def test_checksum_tells_any_change_of_bytes(size, rng):
+    data = rng.integers(256, size=size, dtype=np.uint8)
+    checksum = _vectors.checksum(data)
+    assert _vectors.checksum(data.copy()) == checksum
+    assert _vectors.checksum(np.r_[data, np.uint8(0)]) != checksum
+    for bit in range(8 * size):
+        other = data.copy()
+        other[bit // 8] ^= 1 << bit % 8
+        assert _vectors.checksum(other) != checksum, bit
+
+
+def test_checksum_tells_order_and_signs(rng):
+    x = rng.standard_normal((8, 24))
+    others = [x.copy() for _ in range(24)]
+    for i, other in enumerate(others[:8]):
+        other[[i, i - 1]] = other[[i - 1, i]]
+    for i, other in enumerate(others[8:16]):
+        other[:, [0, i + 1]] = other[:, [i + 1, 0]]
+    for i, other in enumerate(others[16:]):
+        other[i:] *= -1
+    assert len({_vectors.checksum(other.reshape(-1).view(np.uint8)) for other in [x, *others]}) == 25

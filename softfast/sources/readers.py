@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from softfast._vectors import checksum
 from softfast.files import InputError
 from softfast.sources.mapped import Watch
 from softfast.validation import as_real
@@ -81,6 +82,10 @@ class Reader(Protocol):
         """An error if what has been read, and is not yet let go, may not be what was there when it was opened."""
         ...
 
+    def checksum(self, X: Real | Columns) -> int:
+        """What tells the X of a chunk from other values where `verify` can't; else 0."""
+        ...
+
     def size(self) -> int | None:
         """Bytes of X, where that is known before reading."""
         ...
@@ -147,6 +152,10 @@ class NpyReader:
                 raise RowsError(
                     f"{file.path}: can't be read any more: the disk fails, or the file was cut off for a time"
                 )
+
+    def checksum(self, X: Real | Columns) -> int:
+        """None: a file that is written to changes its state."""
+        return 0
 
     def size(self) -> int | None:
         """Bytes of X."""
@@ -257,6 +266,12 @@ class BatchReader:
 
     def verify(self) -> None:
         """Nothing to be known of."""
+
+    def checksum(self, X: Real | Columns) -> int:
+        """Of all bytes: another call of the function may have changed any of them."""
+        array = as_array(X)
+        lines = array if array.flags.c_contiguous else array.T
+        return checksum(lines.reshape(-1).view(np.uint8))
 
     def size(self) -> int | None:
         """Not known."""

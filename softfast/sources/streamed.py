@@ -1,7 +1,6 @@
 """Rows that are read chunk by chunk in every pass: what the first pass finds out, and the passes after it."""
 
 import os
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ Vector = NDArray[np.float64]
 
 # Labels from the least to the greatest whose numbers are looked up: as many as stay in the first-level cache.
 _LARGEST_TABLE = 4096
-# Bytes at the beginning and the end of a chunk that tell whether a later pass yields the same.
-_PROBE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +32,7 @@ class Survey:
     classes : (K,), sorted
     codes : of each chunk, the positions of its labels in `classes`, in as few bytes as they need
     weights : of each chunk, (m,) or None
-    probes : of each chunk, a checksum of some of its values
+    checksums : of each chunk, as the reader makes them
     mass : (K,), the sum of the weights of each class
     """
 
@@ -44,7 +41,7 @@ class Survey:
     classes: NDArray[Any]
     codes: list[NDArray[np.unsignedinteger[Any]]]
     weights: list[Vector | None]
-    probes: list[int]
+    checksums: list[int]
     mass: Vector
 
     @property
@@ -127,13 +124,13 @@ class StreamedRows:
         number, name = 0, self._reader.name
         # Who closes the cache meanwhile does not take it from a pass under way.
         store = self._reader if self._cache is None else self._cache
-        with closing(read_ahead(store.again())) as chunks:
-            for X in chunks:
+        with closing(read_ahead((X, self._reader.checksum(X)) for X in store.again())) as chunks:
+            for X, checksum in chunks:
                 store.verify()
                 if number == len(survey.codes):
                     raise RowsError(f"{name}: another pass over the rows has more chunks than the first, {number}")
                 shape = len(survey.codes[number]), survey.n_features
-                if X.shape != shape or X.dtype != survey.dtype or probe(X) != survey.probes[number]:
+                if X.shape != shape or X.dtype != survey.dtype or checksum != survey.checksums[number]:
                     seen = f"{X.dtype} of shape {X.shape}, expected {survey.dtype} of shape {shape}"
                     what = "other values" if X.shape == shape and X.dtype == survey.dtype else seen
                     raise RowsError(
@@ -177,18 +174,6 @@ class StreamedParts:
         return DenseSource(X, codes, self.n_classes, weight, n_threads=self._n_threads)
 
 
-def probe(X: Real | Columns) -> int:
-    """A checksum of some of the first and the last values."""
-    if isinstance(X, Columns):
-        first, last = X.columns[0], X.columns[-1]
-    elif X.flags.f_contiguous or not X.flags.c_contiguous:
-        first, last = X[:, 0], X[:, -1]
-    else:
-        first = last = X.reshape(-1)
-    count = _PROBE // X.dtype.itemsize
-    return zlib.crc32(last[-count:].tobytes(), zlib.crc32(first[:count].tobytes()))
-
-
 def _checked(reader: Reader) -> Iterator[Chunk]:
     """The chunks of a reader: one type, one number of features, finite, weights >= 0."""
     expected: tuple[int, np.dtype[Any]] | None = None
@@ -228,14 +213,14 @@ def _survey(reader: Reader, cache: RowCache | None) -> Survey:
     labels = Labels()
     codes: list[NDArray[np.intp]] = []
     weights: list[Vector | None] = []
-    probes: list[int] = []
-    with closing(read_ahead(_checked(reader))) as chunks:
-        for chunk in chunks:
+    checksums: list[int] = []
+    with closing(read_ahead((chunk, reader.checksum(chunk.X)) for chunk in _checked(reader))) as chunks:
+        for chunk, checksum in chunks:
             if chunk.y is None:
                 raise RowsError(f"{reader.name}: has no labels; a fit needs one for each row")
             codes.append(labels.encode(chunk.y, chunk.where))
             weights.append(chunk.weight)
-            probes.append(probe(chunk.X))
+            checksums.append(checksum)
             n_features, dtype = chunk.X.shape[1], chunk.X.dtype
             if cache is not None:
                 assert isinstance(chunk.X, Columns)
@@ -254,7 +239,7 @@ def _survey(reader: Reader, cache: RowCache | None) -> Survey:
         raise RowsError(f"{reader.name}: the weights are all zero: no row would count")
     if cache is not None:
         cache.finish()
-    return Survey(n_features, dtype, classes, ordered, weights, probes, mass)
+    return Survey(n_features, dtype, classes, ordered, weights, checksums, mass)
 
 
 class Labels:
