@@ -106,7 +106,7 @@ def fit(
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Write the state of the fit there, for --resume; removed in the end.")
+        Path | None, typer.Option(help="Write the state of the fit there, for --resume; removed once it has converged.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the --checkpoint, if there is one.")] = False,
     dask: Annotated[
@@ -154,16 +154,17 @@ def fit(
     # How this run was watched and spread over threads is no part of the model.
     model.set_params(verbose=0, n_threads=None)
     save(model, out, target=target)
-    if checkpoint is not None:
+    reached = [
+        ("classes", f"{len(model.classes_):,}"),
+        *_summary(model, seconds),
+        ("training accuracy", f"{accuracy:.4f}"),
+        ("model file", str(out)),
+    ]
+    if checkpoint is not None and model.converged_:
         checkpoint.unlink(missing_ok=True)
-    _facts(
-        [
-            ("classes", f"{len(model.classes_):,}"),
-            *_summary(model, seconds),
-            ("training accuracy", f"{accuracy:.4f}"),
-            ("model file", str(out)),
-        ]
-    )
+    elif checkpoint is not None and checkpoint.exists():
+        reached.append(("checkpoint", f"{checkpoint} (--resume goes on from it, by up to --max-iter more iterations)"))
+    _facts(reached)
 
 
 @app.command()

@@ -225,5 +225,14 @@ def test_command(problem, tmp_path):
     assert model.n_iter_ < whole.n_iter_
     assert abs(model.objective_ - whole.objective_) <= 2e-6
     assert not file.exists()
+    short = run(*arguments, "--checkpoint", file, "--max-iter", 8)
+    assert (
+        f"checkpoint         {file} (--resume goes on from it, by up to --max-iter more iterations)\n" in short.stdout
+    )
+    run(*arguments, "--checkpoint", file, "--resume")
+    model, _ = model_file.load(out)
+    assert model.converged_
+    assert model.n_iter_ < whole.n_iter_
+    assert not file.exists()
     file.write_bytes(b"something else")
     assert "is no checkpoint" in run(*arguments, "--checkpoint", file, "--resume", code=2).stderr
