@@ -349,7 +349,7 @@ def _on_workers(file: Path, target: str | None, address: str) -> "Iterator[tuple
     from dask import dataframe
     from distributed import Client
 
-    from softfast.tables import TableError
+    from softfast.tables.common import TableError, listed
 
     target = _required(target, file)
     try:
@@ -362,7 +362,7 @@ def _on_workers(file: Path, target: str | None, address: str) -> "Iterator[tuple
         except (OSError, ValueError) as error:
             raise TableError(f"{file}: can't be read as Parquet ({error})") from error
         if target not in table.columns:
-            raise TableError(f"{file}: there is no column {target!r}; the columns are {_some(table.columns)}")
+            raise TableError(f"{file}: there is no column {target!r}; the columns are {listed(table.columns)}")
         _print(f"{file}: {table.npartitions:,} partitions on {len(client.nthreads()):,} workers of {address}")
         yield table.drop(columns=target), table[target], None
 
@@ -408,13 +408,13 @@ def _codes(file: Path, y: "NDArray[Any]", classes: "NDArray[Any]") -> "NDArray[n
     """Positions of the labels (n,) in the model's classes."""
     import numpy as np
 
-    from softfast.tables import TableError
+    from softfast.tables.common import TableError, listed
 
     values, inverse = np.unique(y, return_inverse=True)
     positions = {label: position for position, label in enumerate(classes.tolist())}
     unknown = [value for value in values.tolist() if value not in positions]
     if unknown:
-        raise TableError(f"{file}: the model does not know the labels {_some(unknown)}; it knows {_some(positions)}")
+        raise TableError(f"{file}: the model does not know the labels {listed(unknown)}; it knows {listed(positions)}")
     return np.array([positions[value] for value in values.tolist()], dtype=np.intp)[inverse]
 
 
@@ -443,12 +443,6 @@ def _short_warnings() -> Iterator[None]:
         yield
     for warning in caught:
         _say("warning", str(warning.message))
-
-
-def _some(values: Iterable[object]) -> str:
-    """The first few values for a message."""
-    listed = [repr(value) for value in values]
-    return ", ".join(listed[:8]) + (f", ... ({len(listed)})" if len(listed) > 8 else "")
 
 
 def _console() -> Console:

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from softfast import estimator
 from softfast.sources.distributed import DistributedParts, dense_rows, load
 from softfast.sources.parts import PartedSource
+from softfast.tables.common import listed
 from softfast.targets import count_right
 from softfast.training import Training, factors_of_classes, set_features
 
@@ -207,7 +208,7 @@ class SoftmaxRegression(estimator.SoftmaxRegression):
         if names is not None:
             if expected is not None and names != list(expected):
                 raise ValueError(
-                    f"X must have the columns of the fit, {_some(expected)}, in their order, got {_some(names)}"
+                    f"X must have the columns of the fit, {listed(expected)}, in their order, got {listed(names)}"
                 )
             X = _as_array(X, of_X, len(names))
         if X.shape[1] != self.n_features_in_:
@@ -256,7 +257,7 @@ def _columns(X: Any) -> tuple[np.dtype[Any], list[Any] | None]:
         names, dtypes = list(X.columns), list(X.dtypes)
         wrong = [name for name, t in zip(names, dtypes, strict=True) if getattr(t, "kind", "O") not in "fiub"]
         if wrong:
-            raise ValueError(f"X must have columns of numbers, those are not: {_some(wrong)}")
+            raise ValueError(f"X must have columns of numbers, those are not: {listed(wrong)}")
     elif isinstance(X, da.Array) and X.ndim == 2:
         dtypes = [X.dtype]
         if X.dtype.kind not in "fiub":
@@ -343,8 +344,3 @@ def _count_right(number: int, predicted: NDArray[Any], y: Any, weight: Any) -> t
         if value is not None and value.shape != predicted.shape:
             raise ValueError(f"partition {number}: X has {len(predicted)} rows, but {name} has the shape {value.shape}")
     return count_right(predicted, y, weight)
-
-
-def _some(names: Any) -> str:
-    listed = [repr(name) for name in names]
-    return ", ".join(listed[:8]) + (f", ... ({len(listed)})" if len(listed) > 8 else "")

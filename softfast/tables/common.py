@@ -1,6 +1,6 @@
 """What the readers of all kinds of files share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +54,10 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many there are."""
-    shown = ", ".join(short(name) for name in names[:8])
-    return f"{shown}, ... ({len(names)})" if len(names) > 8 else shown or "none"
+def listed(values: Iterable[object]) -> str:
+    """The first few names or labels, and how many there are."""
+    shown = [short(value) for value in values]
+    return ", ".join(shown[:8]) + (f", ... ({len(shown)})" if len(shown) > 8 else "") or "none"
 
 
 def columns_are(names: Sequence[str]) -> str:
