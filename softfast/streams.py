@@ -118,6 +118,11 @@ def from_parquet(
     """
     if isinstance(columns, str):
         raise ValueError(f"columns must be a list of names, got the string {columns!r}")
+    for name, column in (("target", target), ("weight", weight)):
+        if column is not None and columns is not None and column in columns:
+            raise ValueError(f"columns must be those of X alone, but {column!r} is the {name}")
+    if weight is not None and weight == target:
+        raise ValueError(f"weight must be another column than the target, got {weight!r} for both")
     if cache_limit is not None and not (isinstance(cache_limit, Integral) and cache_limit >= 0):
         raise ValueError(f"cache_limit must be None or an integer >= 0, bytes, got {cache_limit!r}")
     return StreamedRows(ParquetReader(path, target, columns, weight), cache=cache, cache_limit=cache_limit)

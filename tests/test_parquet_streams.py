@@ -148,6 +148,9 @@ def test_what_is_wrong_with_a_file(change, message, folder, table, tmp_path):
     ("arguments", "message"),
     [
         ({"columns": "ab"}, "columns must be a list of names, got the string 'ab'"),
+        ({"columns": ["a", "tree"]}, "columns must be those of X alone, but 'tree' is the target"),
+        ({"columns": ["a", "w"], "weight": "w"}, "columns must be those of X alone, but 'w' is the weight"),
+        ({"weight": "tree"}, "weight must be another column than the target, got 'tree' for both"),
         ({"cache_limit": -1}, "cache_limit must be None or an integer >= 0, bytes, got -1"),
         ({"cache_limit": "1 GB"}, "cache_limit must be None or an integer >= 0, bytes, got '1 GB'"),
     ],
@@ -162,6 +165,20 @@ def test_schema_that_changes_between_files(column, folder, table):
     parquet.write_table(table[300:310].drop_columns([column]), folder / "2.pq")
     with pytest.raises(ValueError, match=rf"2\.pq: there is no column '{column}', which .*1\.parquet has"):
         softfast.from_parquet(folder, target="tree", columns=NAMES)
+
+
+@pytest.mark.parametrize("name", ["1.parquet", "2.arrow", "3.pq"])
+def test_columns_of_the_same_name(name, folder, table):
+    """In the first file or a later one, whether the columns are asked for or not."""
+    twice = table.append_column("a", table.column("b"))
+    if name.endswith(".arrow"):
+        with pa.ipc.new_file(folder / name, twice.schema) as file:
+            file.write_table(twice)
+    else:
+        parquet.write_table(twice, folder / name)
+    for columns in (None, ["b"]):
+        with pytest.raises(ValueError, match=rf"{name}: two columns have the name 'a'; every column needs its own"):
+            softfast.from_parquet(folder, target="tree", columns=columns, weight="w")
 
 
 @pytest.mark.parametrize("n_rows", [250, 350])

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from softfast.sources.readahead import read_ahead
 from softfast.sources.readers import Chunk, Columns, Real, RowsError, as_array, chunk_rows, require_state, state_of
-from softfast.tables.arrow import choose_columns, read_labels, type_of, values_of
-from softfast.tables.common import ACCEPTED, Request, TableError
+from softfast.tables.arrow import choose_columns, read_labels, require_own_names, type_of, values_of
+from softfast.tables.common import ACCEPTED, Request, TableError, columns_are
 
 # Their endings: what Arrow calls them, and what everyone does.
 _FORMATS = {
@@ -64,7 +64,7 @@ class ParquetReader:
         # An index that pandas keeps is no column of the table, and pandas does not read it as one.
         names = [name for name in names if not name.startswith("__index_level_")]
         if weight is not None and weight not in names:
-            raise RowsError(f"{first}: there is no column {weight!r} of weights; the columns are {', '.join(names)}")
+            raise RowsError(f"{first}: there is no column {weight!r} of weights; {columns_are(names)}")
         request = Request(target, features, None, labelled=labelled and target is not None)
         features, self._target = choose_columns(first, names, request)
         self._weight = weight
@@ -132,16 +132,20 @@ class ParquetReader:
         return _Piece(columns, labels, weight, path, row)
 
     def _open(self, path: Path) -> Any:
+        """The file as Arrow's fragment of a data set: a whole data set refuses names that come twice as damage."""
         import pyarrow as pa
-        from pyarrow import dataset
+        from pyarrow import dataset, fs
 
+        kind = dataset.ParquetFileFormat if _FORMATS[path.suffix.lower()][0] == "parquet" else dataset.IpcFileFormat
         try:
-            return dataset.dataset(path, format=_FORMATS[path.suffix.lower()][0])
+            file = kind().make_fragment(str(path), fs.LocalFileSystem())
+            require_own_names(path, file.physical_schema.names)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
+        return file
 
     def _schema(self, path: Path) -> Any:
-        return self._open(path).schema
+        return self._open(path).physical_schema
 
     def _require_numbers(self, path: Path) -> None:
         """An error that names the first feature that can't hold numbers."""
@@ -157,12 +161,13 @@ class ParquetReader:
         import pyarrow as pa
 
         file = self._open(path)
+        schema = file.physical_schema
         for name, kind in zip(self._columns, self._types, strict=True):
-            position = file.schema.get_field_index(name)
+            position = schema.get_field_index(name)
             if position < 0:
                 raise RowsError(f"{path}: there is no column {name!r}, which {self._files[0]} has")
-            if file.schema.field(position).type != kind:
-                seen = file.schema.field(position).type
+            if schema.field(position).type != kind:
+                seen = schema.field(position).type
                 raise RowsError(f"{path}, column {name!r}: is of type {seen}, but of {kind} in {self._files[0]}")
         try:
             return int(file.count_rows())

@@ -141,12 +141,17 @@ def read_parquet(path: Path, request: Request, head: bytes) -> Table:
         raise TableError(f"{path}: damaged or cut off, not a whole Parquet file ({error})") from error
 
 
-def choose_columns(path: Path, names: Sequence[str], request: Request) -> tuple[list[str], str | None]:
-    """The features' columns, and the target's if labels are asked for."""
-    target = request.target
+def require_own_names(path: Path, names: Sequence[str]) -> None:
+    """An error that tells the name that two columns have."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise TableError(f"{path}: two columns have the name {twice!r}; every column needs its own")
+
+
+def choose_columns(path: Path, names: Sequence[str], request: Request) -> tuple[list[str], str | None]:
+    """The features' columns, and the target's if labels are asked for."""
+    target = request.target
+    require_own_names(path, names)
     if request.labelled and target not in names:
         asked = "the column of labels must be named (target)" if target is None else f"there is no column {target!r}"
         raise TableError(f"{path}: {asked}; {columns_are(names)}")
