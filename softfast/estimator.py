@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from softfast import _core
 from softfast.checkpoint import Checkpoint, State
@@ -32,7 +32,7 @@ from softfast.sparse_coef import SparseCoef, predict_sparse
 from softfast.streaming import PartialFit
 from softfast.targets import count_right, is_soft
 from softfast.threads import resolve_threads, single_threaded_blas
-from softfast.training import REAL_TYPES, Training, training
+from softfast.training import Training, training, validated
 from softfast.validation import as_offset, as_rows, require_finite
 
 
@@ -442,7 +442,7 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
             return np.concatenate([result for result, _, _ in self._streamed(X, code, offset)])
         if not self._is_plain(X):
             check_is_fitted(self)
-            X = validate_data(self, X, reset=False, dtype=REAL_TYPES, accept_sparse="csr")
+            X = validated(self, X, reset=False)
         return self._map(X, code, as_offset(offset, X.shape[0], len(self.classes_), one_logit=len(self.classes_) == 2))
 
     def _map(self, X: Any, code: int, offset: NDArray[np.float64] | None) -> NDArray[Any]:

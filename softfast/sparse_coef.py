@@ -69,7 +69,8 @@ def predict_sparse(
 ) -> NDArray[Any]:
     """The map of the logits of rows X (n, p): (n, K), or with IDENTITY (n, M), coef (M, p).
 
-    Computed in float64 and returned in the type of X. The entries of sparse rows are known to be finite.
+    Computed in float64 and returned in the type of X, infinite where it can't hold them, as the kernels do. The entries
+    of sparse rows are known to be finite.
     """
     if isinstance(X, np.ndarray):
         # A product with coefficients that are all 0 for a feature would not show it.
@@ -82,8 +83,9 @@ def predict_sparse(
     own += intercept
     if offset is not None:
         z += offset
-    if code == _core.IDENTITY:
-        return own.astype(X.dtype)
-    out = np.empty_like(z)
-    _core.default.map(z[:, :, None], out[:, :, None], code, n_threads=n_threads)
-    return out.astype(X.dtype)
+    out = own
+    if code != _core.IDENTITY:
+        out = np.empty_like(z)
+        _core.default.map(z[:, :, None], out[:, :, None], code, n_threads=n_threads)
+    with np.errstate(over="ignore"):
+        return out.astype(X.dtype)

@@ -20,7 +20,6 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import issparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from softfast import _core
 from softfast.metric import whole_hessian
@@ -34,7 +33,7 @@ from softfast.sources.in_memory import InMemorySource
 from softfast.sources.streamed import StreamedRows
 from softfast.targets import weight_of_classes, with_class_weight
 from softfast.threads import single_threaded_blas
-from softfast.training import REAL_TYPES
+from softfast.training import validated
 from softfast.validation import as_weight
 
 # The largest size of A: 32 MB.
@@ -314,7 +313,7 @@ class PartialFit:
             raise ValueError(f"classes must be those that are known, {self.classes_}, got {declared}")
         if isinstance(X, StreamedRows):
             raise ValueError(f"X must be the rows of one batch, got {X!r}; iterating over it yields (X, y, weight)")
-        X, y = validate_data(self, X, y, dtype=REAL_TYPES, accept_sparse="csr", reset=not fitted)
+        X, y = validated(self, X, y, reset=not fitted)
         _require_size(X)
         n_classes = len(self.classes_)
         labels = _positions(self.classes_, y)

@@ -17,8 +17,6 @@ from softfast.sources.streamed import StreamedParts, StreamedRows
 from softfast.targets import encode, is_soft, weight_of_classes
 from softfast.validation import as_offset, as_weight
 
-REAL_TYPES = [np.float64, np.float32]
-
 
 @dataclass(frozen=True)
 class Training:
@@ -33,6 +31,13 @@ class Training:
     hard: bool
 
 
+def validated(estimator: Any, *arrays: Any, reset: bool = True) -> Any:
+    """X, or (X, y), as scikit-learn has them: X dense or CSR, float32 or float64, finite."""
+    # It looks for NaN in the sum of all values, which may overflow, and at each of them where that is not finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return validate_data(estimator, *arrays, reset=reset, dtype=[np.float64, np.float32], accept_sparse="csr")
+
+
 def training(estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Training:
     """The arguments of `fit`; sets what the estimator knows of the features, as scikit-learn has it."""
     if isinstance(X, StreamedRows):
@@ -41,9 +46,9 @@ def training(estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None, of
                 raise ValueError(f"{name} must be None, got {type(value).__name__}: {X!r} brings what it has of it")
         return _streamed(estimator, X)
     if is_soft(y):
-        X = validate_data(estimator, X, dtype=REAL_TYPES, accept_sparse="csr")
+        X = validated(estimator, X)
     else:
-        X, y = validate_data(estimator, X, y, dtype=REAL_TYPES, accept_sparse="csr")
+        X, y = validated(estimator, X, y)
     n_rows = X.shape[0]
     weight = as_weight(sample_weight, n_rows)
     classes, targets, weight = encode(y, n_rows, X.dtype, weight, estimator.class_weight)

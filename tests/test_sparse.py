@@ -336,3 +336,15 @@ def test_text_fits_as_scikit_learn_does(data_dir):
     assert model.converged_
     theirs = LogisticRegression(C=1.0, tol=1e-6, max_iter=1000).fit(X.astype(float), y)
     np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X.astype(float)), atol=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The fit stopped where rounding")
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
+def test_fit_of_the_largest_numbers_says_how_far_it_came(l1_ratio, rng):
+    """Squares of float32 numbers that do not overflow in float64 are no reason for a warning of NumPy's."""
+    X = (np.sign(rng.normal(size=(60, 4))) * np.finfo(np.float32).max).astype(np.float32)
+    for rows in (X, sp.csr_array(X)):
+        model = SoftmaxRegression(l1_ratio=l1_ratio).fit(rows, rng.integers(3, size=60))
+        assert not model.converged_
+        assert model.duality_gap_ > 1
+        assert np.isfinite(model.objective_)

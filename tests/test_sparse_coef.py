@@ -105,6 +105,21 @@ def spoilt(content, name, change):
     return content[:begin] + array.tobytes() + content[end:]
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+@pytest.mark.parametrize("method", [*METHODS, "predict"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_that_overflow_are_no_warning(dtype, method, scale, rng):
+    """Neither in scikit-learn's sum of them, nor where logits become of the type of X."""
+    model, X, _ = fitted(rng, 2, dtype)
+    # Of one sign, for what is infinite not to be subtracted.
+    model.coef_, model.intercept_ = scale * np.abs(model.coef_), np.zeros(1)
+    huge = (np.finfo(dtype).max / 4 * np.sign(X[:, :1]) * np.ones_like(X)).astype(dtype)
+    rows = [huge, np.ma.array(huge), sp.csr_array(huge)]
+    predicted = [getattr(model, method)(x) for x in rows] + [getattr(model.sparsify(), method)(x) for x in rows]
+    for other in predicted[1:]:
+        np.testing.assert_allclose(other, predicted[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "at", "value", "message"),
     [
