@@ -178,7 +178,7 @@ BAD = {
     "not a model": ("predict iris.csv iris.csv --out p.csv", "iris.csv: not a whole safetensors file"),
     "no model": ("evaluate absent iris.csv", "absent: there is no such file"),
     "predictions' ending": ("predict model iris.csv --out p.txt", "p.txt: unknown ending '.txt'; predictions"),
-    "missing columns": ("predict model one.csv --out p.csv", "one.csv: the model's features 'sepal length (cm)', "),
+    "missing columns": ("predict model one.csv --out p.csv", "one.csv: the features 'sepal length (cm)', "),
     "too few features": ("predict model few.npz --out p.csv", "few.npz: has 2 features; expected 4, as the model has"),
     "unknown labels": (
         "evaluate model iris.npz --target y",

@@ -126,7 +126,7 @@ def with_value(table, name, row, value):
             lambda t: set_column(t, "b", t.column("tree").dictionary_encode()),
             "1.parquet, column 'b': is of type dictionary",
         ),
-        (lambda t: t.drop_columns(["b"]), r"1\.parquet: the model's features 'b' are missing|no column 'b'"),
+        (lambda t: t.drop_columns(["b"]), r"1\.parquet: the features 'b' are missing|no column 'b'"),
         (lambda t: t.drop_columns(["tree"]), r"1\.parquet: there is no column 'tree'"),
         (lambda t: t.drop_columns(["w"]), r"1\.parquet: there is no column 'w' of weights"),
         (
@@ -298,7 +298,7 @@ def test_commands_take_folders(folder, table, tmp_path):
     message = run("evaluate", model, folder, "--target", "d", code=2).stderr
     assert "the model does not know the labels" in message
     parquet.write_table(table.drop_columns(["a", "w"]), folder / "1.parquet")
-    assert "the model's features 'a' are missing" in run("predict", model, folder, "--out", "p.csv", code=2).stderr
+    assert "the features 'a' are missing" in run("predict", model, folder, "--out", "p.csv", code=2).stderr
 
 
 def labels_of(model, X):

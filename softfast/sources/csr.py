@@ -22,10 +22,11 @@ class CsrSource(InMemorySource):
     """
 
     def merged(self) -> tuple[Source, csr_array] | None:
-        """The columns with one entry, those of a row in one column: of 130,107 tf-idf columns 64,652 are left.
+        """Columns with a single entry are merged, row by row, into one: of 130,107 tf-idf columns 64,652 are left.
 
-        All these coefficients do is to add to the logits of that row, and with the least norm they do it in proportion
-        to their entries: as one coefficient of a column whose entry is the norm of theirs.
+        All that the coefficients of such columns do is to add to the logits of the row with the entry, and with the
+        least norm they do it in proportion to their entries: as one coefficient of a column whose entry is the norm of
+        theirs.
         """
         X, p = self._X, self.n_features
         count = self._rows.n_entries

@@ -88,6 +88,7 @@ class Partition:
 
 
 def _at_home(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, copied where the memory to which Dask has moved it is not aligned."""
     return np.require(array, requirements="A")
 
 

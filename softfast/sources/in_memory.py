@@ -19,8 +19,8 @@ CHUNK_BYTES = 512 * 1024
 class InMemorySource(ABC):
     """A view of X (n, p) with targets, weights (n,), or None for all ones, and offsets (n, K), C order, or None.
 
-    The targets are labels (n,) in 0..K-1, or probabilities (n, K) of the dtype of X. What a row of these misses the
-    sum 1 by, in rounding, counts as weight: so all sums over rows belong to one problem.
+    The targets are labels (n,) in 0..K-1, or probabilities (n, K) of the dtype of X. Where those of a row do not add up
+    to 1, by rounding, their sum multiplies the weight of the row: so all sums over rows belong to one problem.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class InMemorySource(ABC):
         self.n_threads = resolve_threads(n_threads, 4.0 * (self._rows.n_entries + 8 * self.n_rows) * n_classes)
 
     def merged(self) -> tuple[Source, csr_array] | None:
-        """Rows of fewer features and what they are made with; None."""
+        """None: that is for sparse rows."""
         return None
 
     @abstractmethod

@@ -16,7 +16,7 @@ from softfast.sources.readers import Chunk, Columns, Real, RowsError, as_array, 
 from softfast.tables.arrow import choose_columns, read_labels, require_own_names, type_of, values_of
 from softfast.tables.common import ACCEPTED, Request, TableError, columns_are
 
-# Their endings: what Arrow calls them, and what everyone does.
+# By the ending of a file: its format as Arrow calls it, and as a message does.
 _FORMATS = {
     ".parquet": ("parquet", "Parquet"),
     ".pq": ("parquet", "Parquet"),
@@ -24,8 +24,7 @@ _FORMATS = {
     ".feather": ("ipc", "Arrow"),
 }
 
-
-# Of each column.
+# Read at once of each column.
 _BUFFER_BYTES = 2**16
 
 
@@ -41,9 +40,9 @@ class _Piece:
 
 
 class ParquetReader:
-    """The columns that are needed of one file after another, in the order of their names.
+    """Reads the columns that are needed, of one file after another in the order of the files' names.
 
-    If not `labelled`, the column `target` is passed over.
+    If not `labelled`, there are no labels, and the column `target`, if there is one, is no feature.
     """
 
     slow = True

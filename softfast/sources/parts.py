@@ -52,7 +52,7 @@ class PartedSource:
         self.total_weight, self.has_offset, self.dtype = parts.total_weight, parts.has_offset, parts.dtype
 
     def merged(self) -> None:
-        """Rows of fewer features; None."""
+        """None: no part knows how many entries a column has in all."""
 
     def moments(self) -> Moments:
         """Weighted means over the rows."""

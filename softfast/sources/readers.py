@@ -45,7 +45,7 @@ class Columns:
 class Chunk:
     """Rows that are read at once.
 
-    X : (m, p), float32 or float64, its rows or its columns contiguous; columns apart from a reader that is slow
+    X : (m, p), float32 or float64, its rows or its columns contiguous; `Columns` where the reader is `slow`
     y : (m,) labels as they come, or None
     weight : (m,) numbers, or None
     where : names a row, from 0, in a message
@@ -68,7 +68,7 @@ class Reader(Protocol):
     name: str
     feature_names: list[str] | None
     slow: bool
-    """Whether reading takes much longer than a pass over what has been read; then its chunks have columns apart."""
+    """Whether reading takes much longer than a pass over what has been read; then later passes read a copy."""
 
     def chunks(self) -> Iterator[Chunk]:
         """One reading of all rows."""
@@ -189,7 +189,7 @@ class NpyReader:
 
 
 def state_of(path: Path) -> tuple[int, int]:
-    """What a file that is written to does not keep: its size, and when it was changed."""
+    """What tells that a file has been written to: its size, and when it was changed."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
@@ -265,7 +265,7 @@ class BatchReader:
         return (as_array(chunk.X) for chunk in self.chunks())
 
     def verify(self) -> None:
-        """Nothing to be known of."""
+        """Nothing: the checksum is all there is to tell by."""
 
     def checksum(self, X: Real | Columns) -> int:
         """Of all bytes: another call of the function may have changed any of them."""

@@ -243,7 +243,7 @@ def _survey(reader: Reader, cache: RowCache | None) -> Survey:
 
 
 class Labels:
-    """Discovers the classes, and numbers them in the order in which they are met."""
+    """Finds the classes chunk by chunk, and numbers them as it meets them; `finish` sorts them."""
 
     def __init__(self) -> None:
         self._sorted: NDArray[Any] | None = None

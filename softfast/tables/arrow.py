@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from softfast.tables.common import ACCEPTED, LABELS, Real, Request, Table, TableError, columns_are, count, listed, short
 
+# What Arrow reads as a number, to find the first text that is none.
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^\s*[+-]?(inf|Inf|nan|NaN)\s*$|^$"
 
 # A line must fit in a block.
@@ -91,8 +92,8 @@ def _parse_labels(column: Any) -> Any:
 def _require_closed_quotes(path: Path) -> None:
     """An error for a quote that is never closed: Arrow would take the rest of the file for one label."""
     with path.open("rb") as file:
-        count = sum(block.count(b'"') for block in iter(lambda: file.read(_CSV_BLOCK), b""))
-    if count % 2:
+        quotes = sum(block.count(b'"') for block in iter(lambda: file.read(_CSV_BLOCK), b""))
+    if quotes % 2:
         for _ in _csv_records(path):
             pass
 
@@ -163,7 +164,7 @@ def choose_columns(path: Path, names: Sequence[str], request: Request) -> tuple[
         features = list(request.features)
         missing = [name for name in features if name not in set(names)]
         if missing:
-            raise TableError(f"{path}: the model's features {listed(missing)} are missing; {columns_are(names)}")
+            raise TableError(f"{path}: the features {listed(missing)} are missing; {columns_are(names)}")
     return features, target if request.labelled else None
 
 
