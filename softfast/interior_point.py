@@ -98,8 +98,7 @@ class Rows:
         minimum unique in some coefficient may be 1e-15 of what their variance stands for.
         """
         n_outputs, width = proba.shape[1] - self.first, self.features.shape[1]
-        ones = np.ones((n_outputs, width))
-        matrix = whole_hessian(self.features, proba, weight, ones, n_threads=n_threads)
+        matrix = whole_hessian(self.features, proba, weight, n_outputs, n_threads=n_threads)
         diagonal = np.diag_indices(len(matrix))
         matrix[diagonal] += np.tile(self.ridge, n_outputs)
         if self.first == 0:

@@ -86,8 +86,8 @@ def sampled_inverse(
 
     features (m, p), proba (m, K), weight (m,), scale and ridge (M, p): H's element (kj, lj') is divided by
     scale_kj scale_lj'; where M < K, the first class is the reference, without coefficients. The function takes and
-    returns (M, p). "blocks": only the blocks k = l; "shared": one matrix
-    stands for them, times the mean curvature of each class. None where rounding leaves no positive definite matrix.
+    returns (M, p). "blocks": only the blocks k = l; "shared": one matrix stands for them, times the mean curvature of
+    each class. None where rounding leaves no positive definite matrix.
     """
     invert = {"whole": _whole_inverse, "blocks": _block_inverse, "shared": _shared_inverse}[form]
     width = {"whole": scale.size, "blocks": scale.shape[1], "shared": scale.shape[1] / len(scale)}[form]
@@ -120,7 +120,8 @@ def _whole_inverse(
     rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, ridge: Matrix, n_threads: int
 ) -> Callable[[Matrix], Matrix]:
     """All of H; proba (K, m)."""
-    matrix = _whole(rows, proba, weight, scale, n_threads)
+    matrix = _whole(rows, proba, weight, scale.shape, n_threads)
+    matrix /= np.outer(scale, scale)
     matrix[np.diag_indices(scale.size)] += ridge.ravel()
     solve = _cholesky_solve(matrix)
     return lambda v: solve(v.ravel()).reshape(v.shape)
@@ -136,14 +137,15 @@ def _cholesky_solve(matrix: Matrix) -> Callable[[Vector], Vector]:
     return lambda v: np.asarray(potrs(factor, v, lower=lower)[0])
 
 
-def whole_hessian(features: Matrix, proba: Matrix, weight: Vector, scale: Matrix, *, n_threads: int = 1) -> Matrix:
-    """H of `sampled_inverse` itself, without a ridge; proba (m, K)."""
-    return _whole(_core.Rows(features), np.ascontiguousarray(proba.T), weight, scale, n_threads)
+def whole_hessian(features: Matrix, proba: Matrix, weight: Vector, n_outputs: int, *, n_threads: int = 1) -> Matrix:
+    """H of `sampled_inverse` itself, (M p, M p), without scale and ridge; proba (m, K), n_outputs M."""
+    shape = n_outputs, features.shape[1]
+    return _whole(_core.Rows(features), np.ascontiguousarray(proba.T), weight, shape, n_threads)
 
 
-def _whole(rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, n_threads: int) -> Matrix:
-    """H; proba (K, m)."""
-    (n_outputs, width), n_classes = scale.shape, len(proba)
+def _whole(rows: _core.Rows, proba: Matrix, weight: Vector, shape: tuple[int, ...], n_threads: int) -> Matrix:
+    """H of coefficients of a shape (M, p); proba (K, m)."""
+    (n_outputs, width), n_classes = shape, len(proba)
     hessian, diagonal = np.empty((n_classes, width, n_classes, width)), np.zeros((n_classes, width, width))
     for k in range(n_classes - 1):
         blocks = _core.default.gram(rows, weight * proba[k] * proba[k + 1 :], n_threads=n_threads)
@@ -155,7 +157,7 @@ def _whole(rows: _core.Rows, proba: Matrix, weight: Vector, scale: Matrix, n_thr
     classes = np.arange(n_classes)
     hessian[classes, :, classes] = diagonal
     own = slice(n_classes - n_outputs, None)
-    return hessian[own, :, own].reshape(scale.size, scale.size) / np.outer(scale, scale)
+    return hessian[own, :, own].reshape(n_outputs * width, n_outputs * width)
 
 
 def _shared_inverse(

@@ -109,7 +109,7 @@ def _by_newton(source: InMemorySource, before: Learned, tol: float, max_iter: in
         proba, _ = _core.default.predict(
             _core.Rows(rows), *_split(parameters), source.n_classes, _core.SOFTMAX, n_threads=1
         )
-        of_batch = whole_hessian(features, proba, weight, np.ones(shape), n_threads=source.n_threads)
+        of_batch = whole_hessian(features, proba, weight, shape[0], n_threads=source.n_threads)
         return before.curvature + of_batch
 
     def metric(point: _Point) -> Callable[[Vector], Vector]:
