@@ -110,7 +110,7 @@ class Rows:
         matrix *= scale[:, None]
         matrix *= scale
         factor = _factor(matrix)
-        return lambda v: np.asarray(scale * cho_solve(factor, scale * v.ravel())).reshape(v.shape)
+        return lambda v: np.asarray(scale * cho_solve(factor, scale * v.ravel(), check_finite=False)).reshape(v.shape)
 
     def proba(self, coef: Matrix) -> Matrix:
         """Probabilities, (m, K)."""
