@@ -73,10 +73,10 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
     verbose : int, default 0
         Above 0, progress: with rich a bar in a terminal or notebook, else records of the logger "softfast".
     callback : callable or None, default None
-        Called as ``callback(it)`` at the start and after every iteration, in the thread that fits. `it` has
-        ``iteration``, ``n_passes`` ("pass" in `history_`), ``time``, ``objective`` and ``gap``, and ``coef`` and
-        ``intercept``, which are computed when asked for. The fit stops there if it returns a true value; an exception
-        ends the fit and leaves the estimator as it was.
+        Called as ``callback(it)`` at the start, before each round of the interior-point method (Notes) and after every
+        iteration, in the thread that fits. `it` has ``iteration``, ``n_passes`` ("pass" in `history_`), ``time``,
+        ``objective`` and ``gap``, and ``coef`` and ``intercept``, which are computed when asked for. The fit stops
+        there if it returns a true value; an exception ends the fit and leaves the estimator as it was.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
     solver_ : str
         The algorithm used.
     history_ : dict of str to ndarray
-        Of the start and each iteration: "pass", "time" (seconds since the start), "objective" and "gap".
+        Of all that `callback` hears of: "pass", "time" (seconds since the start), "objective" and "gap".
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -270,7 +270,7 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
         ) as monitor:
             start = objective(objective.pack(coef, intercept))
             if self.solver == "auto" and not (self.warm_start or resumed or has_l1(self)):
-                start = sampled_start(objective, start)
+                start = sampled_start(objective, start, monitor.stop)
             point, n_iter, status = self._minimise(objective, start, monitor)
         self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)

@@ -47,7 +47,9 @@ class Monitor:
         self._progress.__exit__(*exception)
 
     def stop(self, point: Point) -> bool:
-        """Whether the point is optimal to `tol`, or the callback asks to stop short of that."""
+        """Whether the point is optimal to `tol`, or the callback asks, or has asked, to stop short of that."""
+        if self.cancelled:
+            return True
         if self._certified:
             # Every iterate's dual value bounds the optimum from below, so the best one certifies all. The gap of a
             # point is a difference in which the rounding of its value cancels; between two points it does not.

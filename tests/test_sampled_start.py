@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from tolerance import assert_close
 
 from softfast import SoftmaxRegression, from_npy, sampled_start
@@ -45,7 +46,7 @@ def test_interior_start_reaches_the_optimum(problem, monkeypatch):
     assert model.converged_
     assert abs(model.objective_ - plain.objective_) <= 2e-9
     # The start is so near that a few steps are left.
-    assert model.history_["objective"][0] - plain.objective_ <= 1e-2 * plain.objective_
+    assert model.history_["objective"][-1 - model.n_iter_] - plain.objective_ <= 1e-2 * plain.objective_
     assert model.n_iter_ < plain.n_iter_
     # The same bits for any number of threads.
     assert np.array_equal(model.coef_, again.coef_)
@@ -89,6 +90,23 @@ def test_wild_rows_take_few_passes(wild, tmp_path, monkeypatch):
     assert_close(streamed.coef_, model.coef_, np.float64, N)
 
 
+def test_callback_hears_of_the_interior_point_and_ends_it(wild):
+    X, y = wild
+    model = SoftmaxRegression().fit(X, y)
+    rounds = len(model.history_["pass"]) - 1 - model.n_iter_
+    assert rounds >= 2
+    # The best point so far, each time.
+    assert (np.diff(model.history_["objective"][: rounds + 1]) <= 0).all()
+    seen = []
+    with pytest.warns(ConvergenceWarning, match="The callback stopped the fit"):
+        stopped = SoftmaxRegression(callback=lambda it: seen.append(it) or len(seen) == rounds).fit(X, y)
+    assert len(seen) == rounds
+    assert not stopped.converged_
+    assert stopped.n_iter_ == 0
+    assert stopped.objective_ == seen[-1].objective == model.history_["objective"][rounds - 1]
+    np.testing.assert_array_equal(stopped.coef_, seen[-1].coef)
+
+
 @pytest.mark.parametrize("failure", ["no step", "far above"])
 def test_failed_interior_point_leaves_the_fit_as_it_was(problem, monkeypatch, failure):
     X, y, arguments = problem
@@ -129,7 +147,7 @@ def test_worse_point_is_not_taken(rng, monkeypatch):
 
     monkeypatch.setattr(sampled_start, "lbfgs", misleading)
     even_share = objective.even_share
-    assert sampled_start.sampled_start(objective, start) is start
+    assert sampled_start.sampled_start(objective, start, lambda point: False) is start
     assert objective.n_passes > 2
     assert objective.even_share == even_share
 
