@@ -266,7 +266,7 @@ class SoftmaxObjective:
 
     def _unpack(self, x: Vector) -> tuple[Matrix, Vector]:
         """The same of the features of the source, coef in F order."""
-        by_feature, shift = _vectors.unscale(
+        by_feature, shift = _vectors.default.unscale(
             self._matrix(x).T,
             self._scale.T,
             self._center,
@@ -332,13 +332,13 @@ class SoftmaxObjective:
     def _derive(
         self, coef: Matrix, product: Matrix, residual: Vector, flat: Vector, means: Matrix | None
     ) -> tuple[Vector, Matrix]:
-        """To `flat` the derivatives by the solver's vector; returns the sums of `_vectors.derive`.
+        """To `flat` the derivatives by the solver's vector; returns the sums of `_vectors.default.derive`.
 
         `product` is G times the sum of the weights, `residual` g; or the same of the Hessian times a direction `coef`.
         """
         if self._fit_intercept:
             flat[self._scale.size :] = residual / self._intercept_scale
-        return _vectors.derive(
+        return _vectors.default.derive(
             coef.T,
             product.T if product.strides[0] == product.itemsize else np.ascontiguousarray(product.T),
             self._source.total_weight,

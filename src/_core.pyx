@@ -10,8 +10,6 @@ The partition depends on the problem and never on the number of threads, and par
 the rows, so a result has the same bits for any number of threads.
 """
 
-import os
-
 import numpy as np
 
 cimport cython
@@ -26,24 +24,17 @@ from libc.string cimport memset
 
 from native cimport (
     SF_ALIGNMENT, SF_F32, SF_F64, SF_GRAM_COLUMNS, SF_GRAM_ROWS, SF_IDENTITY, SF_LOGSUMEXP, SF_LOG_SOFTMAX, SF_OK,
-    SF_SOFTMAX, sf_array_kernels, sf_array_scratch_bytes, sf_available, sf_block_rows, sf_coef_index, sf_coef_size,
-    sf_coef_stride, sf_csr, sf_csr_block_rows, sf_csr_columns, sf_csr_kernels, sf_csr_scratch_bytes, sf_csr_stride,
-    sf_entry, sf_gradient, sf_gram, sf_gram_scratch_bytes, sf_intercept_index, sf_intercept_size, sf_kernels,
-    sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes, sf_targets,
+    SF_SOFTMAX, sf_array_kernels, sf_array_scratch_bytes, sf_block_rows, sf_coef_index, sf_coef_size, sf_coef_stride,
+    sf_csr, sf_csr_block_rows, sf_csr_columns, sf_csr_kernels, sf_csr_scratch_bytes, sf_csr_stride, sf_entry,
+    sf_gradient, sf_gram, sf_gram_scratch_bytes, sf_intercept_index, sf_intercept_size, sf_kernels,
+    sf_kernels_available, sf_logits, sf_many_classes, sf_map, sf_model, sf_row_kernels, sf_rows, sf_scratch_bytes,
+    sf_targets,
 )
 from ndarrays cimport (
     check_columns, describe, is_vector_of, offset_data, real_of, same_or_apart, stride_of, vector,
 )
 
 cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #define SF_OPENMP _OPENMP
-    #else
-    #define SF_OPENMP 0
-    #endif
-    """
-    enum: SF_OPENMP
     const char *SF_COMPILER
     const char *SF_VERSION
 
@@ -239,6 +230,7 @@ cdef ptrdiff_t between_signals(double work, int n_threads) noexcept nogil:
     return max(<ptrdiff_t>n_threads, <ptrdiff_t>min(1e9, WORK_BETWEEN_SIGNALS / max(1.0, work)))
 
 
+include "module.pxi"
 include "evaluate.pxi"
 include "csr.pxi"
 
@@ -249,7 +241,7 @@ cdef class Kernels:
     cdef const sf_kernels *table
 
     def __cinit__(self):
-        self.table = sf_available()[0]
+        self.table = sf_kernels_available()[0]
 
     @property
     def name(self):
@@ -551,27 +543,9 @@ cdef void run_map(const map_job *job, ptrdiff_t i, void *scratch) noexcept nogil
                     job.n_classes, begin, min(begin + job.block, job.n_rows), job.streams, scratch)
 
 
-# GNU's OpenMP does not survive a fork: a child of a process that has opened a team hangs when it opens one itself.
-cdef bint _threads_started = False
-
-
-cdef int _remember_threads(int n_threads) except -1:
-    global _threads_started
-    if n_threads < 1:                                # OpenMP would choose a number, and scratch is counted in threads
-        raise ValueError(f"n_threads must be at least 1, got {n_threads}")
-    if n_threads > 1 and SF_OPENMP:
-        _threads_started = True
-    return 0
-
-
-def threads_started():
-    """Whether this process, or the parent it was forked from, has opened a team of threads."""
-    return _threads_started
-
-
 def _load():
     tables = {}
-    cdef const sf_kernels *const *entry = sf_available()
+    cdef const sf_kernels *const *entry = sf_kernels_available()
     cdef Kernels kernels
     while entry[0] != NULL:
         kernels = Kernels.__new__(Kernels)
@@ -579,15 +553,6 @@ def _load():
         tables[kernels.name] = kernels
         entry += 1
     return tables
-
-
-def _choose(tables):
-    wanted = os.environ.get("SOFTFAST_ISA")
-    if not wanted:
-        return next(iter(tables.values()))
-    if wanted not in tables:
-        raise ImportError(f"SOFTFAST_ISA={wanted!r} is not available here; choose one of: {', '.join(tables)}")
-    return tables[wanted]
 
 
 kernels = _load()                                    # {name: Kernels}, best first; not to be changed

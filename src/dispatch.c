@@ -1,20 +1,23 @@
-/* dispatch.c: which tables this processor *and* its operating system can run.
+/* dispatch.c: which tables this processor *and* its operating system can run.  Compiled once for each SF_TABLE, the
+ * type of a table, with which its names begin: sf_kernels, sf_vectors.
  *
  * A CPUID bit says what the processor has; XCR0 says which registers the operating system saves.  Both must hold, or a
  * kernel faults, or loses the upper halves of its registers at a context switch.  Every feature that the compiler was
  * allowed to use for a table is tested.  This file itself is compiled for the baseline.
  */
+#include "port.h"
 #include "softfast.h"
+#include "vectors.h"
 
-extern const sf_kernels sf_kernels_baseline;
+extern const SF_TABLE SF_PASTE(SF_TABLE, baseline);
 #ifdef SF_HAVE_AVX2
-extern const sf_kernels sf_kernels_avx2;
+extern const SF_TABLE SF_PASTE(SF_TABLE, avx2);
 #endif
 #ifdef SF_HAVE_AVX512
-extern const sf_kernels sf_kernels_avx512;
+extern const SF_TABLE SF_PASTE(SF_TABLE, avx512);
 #endif
 #ifdef SF_HAVE_NEON
-extern const sf_kernels sf_kernels_neon;
+extern const SF_TABLE SF_PASTE(SF_TABLE, neon);
 #endif
 
 #if defined(SF_HAVE_AVX2) || defined(SF_HAVE_AVX512)
@@ -42,25 +45,25 @@ static void sf_detect(int *avx2, int *avx512) {
 }
 #endif
 
-const sf_kernels *const *sf_available(void) {
-    static const sf_kernels *tables[4];
+const SF_TABLE *const *SF_PASTE(SF_TABLE, available)(void) {
+    static const SF_TABLE *tables[4];
     int n = 0;
 #if defined(SF_HAVE_AVX2) || defined(SF_HAVE_AVX512)
     int avx2, avx512;
     sf_detect(&avx2, &avx512);
 #ifdef SF_HAVE_AVX512
     if (avx512)
-        tables[n++] = &sf_kernels_avx512;
+        tables[n++] = &SF_PASTE(SF_TABLE, avx512);
 #endif
 #ifdef SF_HAVE_AVX2
     if (avx2)
-        tables[n++] = &sf_kernels_avx2;
+        tables[n++] = &SF_PASTE(SF_TABLE, avx2);
 #endif
 #endif
 #ifdef SF_HAVE_NEON
-    tables[n++] = &sf_kernels_neon;
+    tables[n++] = &SF_PASTE(SF_TABLE, neon);
 #else
-    tables[n++] = &sf_kernels_baseline;
+    tables[n++] = &SF_PASTE(SF_TABLE, baseline);
 #endif
     tables[n] = NULL;
     return tables;

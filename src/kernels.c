@@ -7,11 +7,6 @@
 #include <math.h>
 #include <string.h>
 
-#define SF_PASTE_(a, b) a##_##b
-#define SF_PASTE(a, b) SF_PASTE_(a, b)
-#define SF_STRING_(a) #a
-#define SF_STRING(a) SF_STRING_(a)
-
 /* The micro-kernels are compiled for each number of output rows, so that accumulators live in registers. */
 #define SF_CASES_3(m, call)                                                                                            \
     switch (m) {                                                                                                       \

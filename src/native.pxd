@@ -77,7 +77,7 @@ cdef extern from "softfast.h" nogil:
         sf_csr_kernels csr[2][2][2]
         sf_gram gram[2]
         sf_array_kernels arrays[2]
-    const sf_kernels *const *sf_available()
+    const sf_kernels *const *sf_kernels_available()
     ptrdiff_t sf_block_rows(ptrdiff_t, ptrdiff_t, size_t)
     size_t sf_scratch_bytes(ptrdiff_t, ptrdiff_t)
     size_t sf_array_scratch_bytes(ptrdiff_t, ptrdiff_t, ptrdiff_t)

@@ -57,6 +57,12 @@
 #define SF_MANY_REGISTERS 0
 #endif
 
+/* Names with a suffix, and as strings. */
+#define SF_PASTE_(a, b) a##_##b
+#define SF_PASTE(a, b) SF_PASTE_(a, b)
+#define SF_STRING_(a) #a
+#define SF_STRING(a) SF_STRING_(a)
+
 /* Strides that the 32-bit offsets of gathers reach from 16 lanes. */
 #define SF_STRIDE_LIMIT (1 << 26)
 

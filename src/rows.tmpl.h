@@ -9,26 +9,7 @@
  * zeros), B is always X.  Block sums are kept in REAL and added to float64.
  */
 
-#if STORE_IS_REAL
-SF_INLINE N(vec) V(load)(const STORE *p) { return N(load)(p); }
-SF_INLINE N(vec) V(load_part)(const STORE *p, int n) { return N(load_part)(p, n); }
-#else
-SF_INLINE N(vec) V(load)(const STORE *p) {
-#if SF_VECTORS
-    typedef STORE part __attribute__((vector_size(SF_VECTOR_BYTES / 2)));
-    part v;
-    memcpy(&v, p, sizeof v);
-    return __builtin_convertvector(v, N(vec));
-#else
-    return *p;
-#endif
-}
-SF_INLINE N(vec) V(load_part)(const STORE *p, int n) {
-    STORE lane[N(lanes)] = {0};
-    memcpy(lane, p, (size_t)n * sizeof(STORE));
-    return V(load)(lane);
-}
-#endif
+#include "load.tmpl.h"
 
 #if SF_MANY_REGISTERS
 enum { V(outer_classes) = 14, V(dot_classes) = 6 };

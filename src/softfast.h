@@ -141,7 +141,7 @@ typedef struct {
 } sf_kernels;
 
 /* The tables that this build has and this processor can run, best first, ended by NULL. */
-const sf_kernels *const *sf_available(void);
+const sf_kernels *const *sf_kernels_available(void);
 
 /* From here on classes fill the lanes: the widest vector is twice as long. */
 static inline int sf_many_classes(ptrdiff_t n_classes) { return n_classes >= SF_PANEL; }

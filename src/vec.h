@@ -44,6 +44,17 @@ SF_INLINE N(vec) N(load_part)(const REAL *p, int n) {
 #endif
 }
 
+/* The first n lanes to memory (0 < n <= lanes). */
+SF_INLINE void N(store_part)(REAL *p, N(vec) v, int n) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#elif defined(__AVX512F__)
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#else
+    memcpy(p, &v, (size_t)n * sizeof(REAL));
+#endif
+}
+
 /* p[0], p[stride], ...: how a tile of contiguous rows is transposed.  |stride| < SF_STRIDE_LIMIT. */
 SF_INLINE N(vec) N(load_strided)(const REAL *p, ptrdiff_t stride) {
 #if defined(__AVX512F__) && REAL_BITS == 32

@@ -7,7 +7,14 @@ from tolerance import assert_close
 from softfast import _vectors
 
 EXACT = np.longdouble
-SIZES = [0, 1, 7, 8, 9, 8191, 8192, 8193, 50_003]
+# About vectors, strips of 2,048 and parts of 32,768 elements.
+SIZES = [0, 1, 7, 8, 9, 2047, 2049, 32_767, 32_769, 70_003]
+
+
+@pytest.fixture
+def functions(kernels):
+    """Those of each instruction set."""
+    return _vectors.vectors[kernels.name]
 
 
 def size_of(terms):
@@ -17,42 +24,42 @@ def size_of(terms):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
-def test_sums_and_steps(size, dtype, rng):
+def test_sums_and_steps(functions, size, dtype, rng):
     x, y, (d,) = rng.normal(size=size), rng.normal(size=size), rng.normal(size=(1, size)).astype(dtype)
     terms = d * y.astype(EXACT)
-    assert_close(np.array(_vectors.dot(d, y)), np.array(terms.sum()), np.float64, 20, scale=size_of(terms))
-    np.testing.assert_array_equal(_vectors.largest(y), np.abs(y).max(initial=0))
-    assert_close(_vectors.step(x, -0.3, d), x + EXACT(-0.3) * d, np.float64, 2, scale=5)
+    assert_close(np.array(functions.dot(d, y)), np.array(terms.sum()), np.float64, 20, scale=size_of(terms))
+    np.testing.assert_array_equal(functions.largest(y), np.abs(y).max(initial=0))
+    assert_close(functions.step(x, -0.3, d), x + EXACT(-0.3) * d, np.float64, 2, scale=5)
 
 
-def test_largest_is_found_anywhere_and_passes_over_nan():
+def test_largest_is_found_anywhere_and_passes_over_nan(functions):
     for at in range(20):
         x = np.ones(20)
         x[at] = -3
-        assert _vectors.largest(x) == 3
+        assert functions.largest(x) == 3
         x[at] = np.nan
-        assert _vectors.largest(x) == 1
+        assert functions.largest(x) == 1
 
 
 @pytest.mark.parametrize("out_dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rows", [[], [3], [0, 2], [5, 1, 4], [4, 0, 1, 5], [0, 1, 2, 3, 4, 5]])
 @pytest.mark.parametrize("size", SIZES)
-def test_combine(size, rows, dtype, out_dtype, rng):
+def test_combine(functions, size, rows, dtype, out_dtype, rng):
     vectors, rows = rng.normal(size=(6, size)).astype(dtype), np.array(rows, dtype=np.intp)
     factors, other, out = rng.normal(size=len(rows)), rng.normal(size=size), np.empty(size, out_dtype)
-    _vectors.combine(vectors, rows, factors, other, 0.7, out)
+    functions.combine(vectors, rows, factors, other, 0.7, out)
     exact = factors.astype(EXACT) @ vectors[rows] + EXACT(0.7) * other
     assert_close(out, exact, out_dtype, 10, scale=10)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
-def test_products_and_how_a_gradient_turns(size, dtype, rng):
+def test_products_and_how_a_gradient_turns(functions, size, dtype, rng):
     vectors, (after, before) = rng.normal(size=(5, size)).astype(dtype), rng.normal(size=(2, size))
     rows = np.array([4, 0, 2], dtype=np.intp)
     given = vectors.copy()
-    product, square = _vectors.turn(vectors, rows, 2, after, before, 0.7)
+    product, square = functions.turn(vectors, rows, 2, after, before, 0.7)
     turned = (after.astype(EXACT) - before) / EXACT(0.7)
     assert_close(vectors[2], turned, dtype, 3, scale=10, what="the difference")
     # Products are with the difference as it is kept.
@@ -60,14 +67,14 @@ def test_products_and_how_a_gradient_turns(size, dtype, rng):
     assert_close(product, exact @ after, np.float64, 20, scale=size_of(exact * after))
     assert_close(np.array(square), np.array((exact[2] ** 2).sum()), np.float64, 20, scale=size_of(exact[2] ** 2))
     np.testing.assert_array_equal(vectors[[0, 1, 3, 4]], given[[0, 1, 3, 4]])
-    assert_close(_vectors.products(vectors, rows, after), product, np.float64, 20, scale=size_of(exact * after))
+    assert_close(functions.products(vectors, rows, after), product, np.float64, 20, scale=size_of(exact * after))
 
 
 @pytest.mark.parametrize("centre_rows", [True, False])
-@pytest.mark.parametrize(("n", "m"), [(0, 3), (1, 1), (5, 1), (900, 20), (70, 300), (3, 9000)])
-def test_unscale(n, m, centre_rows, rng):
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (1, 1), (5, 1), (900, 20), (70, 300), (3, 40_000)])
+def test_unscale(functions, n, m, centre_rows, rng):
     x, scale, center = rng.normal(size=(n, m)), rng.uniform(0.5, 2, (n, m)), rng.normal(size=n)
-    out, product = _vectors.unscale(x, scale, center, centre_rows)
+    out, product = functions.unscale(x, scale, center, centre_rows)
     exact = x.astype(EXACT) / scale
     if centre_rows:
         exact -= exact.mean(axis=1, keepdims=True)
@@ -77,15 +84,15 @@ def test_unscale(n, m, centre_rows, rng):
 
 @pytest.mark.parametrize("room", [0, 4])
 @pytest.mark.parametrize("with_means", [True, False])
-@pytest.mark.parametrize(("p", "m"), [(0, 3), (1, 1), (5, 1), (900, 20), (70, 300), (3, 9000)])
-def test_derive(p, m, with_means, room, rng):
+@pytest.mark.parametrize(("p", "m"), [(0, 3), (1, 1), (5, 1), (900, 20), (70, 300), (3, 40_000)])
+def test_derive(functions, p, m, with_means, room, rng):
     coef, product, means = rng.normal(size=(3, p, m))
     scale, (center, mean, size) = rng.uniform(0.5, 2, (p, m)), rng.normal(size=(3, p))
     residual, total, ridge = rng.normal(size=m), 7.0, 0.3
     strided = np.full((p, m + room), np.nan)[:, room // 2 : room // 2 + m]
     strided[...] = product
     out = np.empty((p, m))
-    sums, weighted = _vectors.derive(
+    sums, weighted = functions.derive(
         coef, strided, total, ridge, scale, center, residual, means if with_means else None, mean, size, out
     )
     w, g = coef.astype(EXACT), product / EXACT(total)
@@ -98,13 +105,13 @@ def test_derive(p, m, with_means, room, rng):
     assert_close(weighted, expected, np.float64, p + 2, scale=20 * p + 1, what="the weighted sums")
 
 
-def test_comparison_can_fail(rng):
+def test_comparison_can_fail(functions, rng):
     y, x = rng.normal(size=(2, 100))
     with pytest.raises(AssertionError):
-        assert_close(np.array(_vectors.dot(x, y)), np.array(x @ y + 1e-9), np.float64, 20, scale=size_of(x * y))
+        assert_close(np.array(functions.dot(x, y)), np.array(x @ y + 1e-9), np.float64, 20, scale=size_of(x * y))
 
 
-def test_same_bits_for_any_number_of_threads(rng):
+def test_same_bits_for_any_number_of_threads(functions, rng):
     size, p, m = 100_001, 2000, 30
     x, y = rng.normal(size=(2, size))
     pairs, rows = rng.normal(size=(4, size)), np.array([0, 2], dtype=np.intp)
@@ -113,16 +120,16 @@ def test_same_bits_for_any_number_of_threads(rng):
 
     def results(n_threads):
         vectors, flat = pairs.copy(), np.empty((p, m))
-        yield _vectors.dot(x, y, n_threads=n_threads)
-        yield _vectors.largest(x, n_threads=n_threads)
-        yield _vectors.step(x, 0.1, y, n_threads=n_threads)
-        yield _vectors.products(vectors, rows, x, n_threads=n_threads)
-        yield from _vectors.turn(vectors, rows, 3, x, y, 0.1, n_threads=n_threads)
-        _vectors.combine(vectors, rows, residual[:2], x, 0.1, vectors[1], n_threads=n_threads)
+        yield functions.dot(x, y, n_threads=n_threads)
+        yield functions.largest(x, n_threads=n_threads)
+        yield functions.step(x, 0.1, y, n_threads=n_threads)
+        yield functions.products(vectors, rows, x, n_threads=n_threads)
+        yield from functions.turn(vectors, rows, 3, x, y, 0.1, n_threads=n_threads)
+        functions.combine(vectors, rows, residual[:2], x, 0.1, vectors[1], n_threads=n_threads)
         yield vectors
-        yield from _vectors.unscale(coef, scale, features[0], True, n_threads=n_threads)
+        yield from functions.unscale(coef, scale, features[0], True, n_threads=n_threads)
         arguments = (coef, product, 3.0, 0.1, scale, features[0], residual, means, features[1], features[2], flat)
-        yield from _vectors.derive(*arguments, n_threads=n_threads)
+        yield from functions.derive(*arguments, n_threads=n_threads)
         yield flat
 
     one = list(results(1))
@@ -138,17 +145,17 @@ def spoilt(arguments, at):
     return changed
 
 
-def test_arrays_that_do_not_fit_are_refused():
+def test_arrays_that_do_not_fit_are_refused(functions):
     two, square, rows = np.ones(2), np.ones((2, 2)), np.array([0, 1], dtype=np.intp)
     derived = [square, square, 1.0, 1.0, square, two, two, square, two, two, square.copy()]
     for function, arguments in [
-        (_vectors.dot, [two, two]),
-        (_vectors.step, [two, 1.0, two]),
-        (_vectors.products, [square, rows, two]),
-        (_vectors.combine, [square, rows, two, two, 1.0, two.copy()]),
-        (_vectors.turn, [square.copy(), rows, 1, two, two, 1.0]),
-        (_vectors.unscale, [square, square, two, True]),
-        (_vectors.derive, derived),
+        (functions.dot, [two, two]),
+        (functions.step, [two, 1.0, two]),
+        (functions.products, [square, rows, two]),
+        (functions.combine, [square, rows, two, two, 1.0, two.copy()]),
+        (functions.turn, [square.copy(), rows, 1, two, two, 1.0]),
+        (functions.unscale, [square, square, two, True]),
+        (functions.derive, derived),
     ]:
         function(*arguments)
         for at in [k for k, a in enumerate(arguments) if isinstance(a, np.ndarray) and a.dtype == np.float64]:
@@ -157,17 +164,17 @@ def test_arrays_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match="n_threads must be at least 1, got 0"):
             function(*arguments, n_threads=0)
     for function, arguments in [
-        (_vectors.products, [two]),
-        (_vectors.combine, [two, two, 1.0, two.copy()]),
-        (_vectors.turn, [1, two, two, 1.0]),
+        (functions.products, [two]),
+        (functions.combine, [two, two, 1.0, two.copy()]),
+        (functions.turn, [1, two, two, 1.0]),
     ]:
         for row in (-1, 2):
             with pytest.raises(ValueError, match=f"row {row} of 2 vectors"):
                 function(square.copy(), np.array([0, row], dtype=np.intp), *arguments)
     with pytest.raises(ValueError, match="row 2 of 2 vectors"):
-        _vectors.turn(square.copy(), rows, 2, two, two, 1.0)
+        functions.turn(square.copy(), rows, 2, two, two, 1.0)
     with pytest.raises(ValueError, match="columns of the product must lie next to each other"):
-        _vectors.derive(square, np.ones((2, 4))[:, ::2], *derived[2:])
+        functions.derive(square, np.ones((2, 4))[:, ::2], *derived[2:])
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 63, 64, 65, 200])

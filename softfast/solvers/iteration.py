@@ -97,8 +97,8 @@ def line_search(
     low, low_value, low_slope = 0.0, point.value, slope
     high = high_value = high_slope = float("nan")
     for _ in range(40):
-        trial = objective(_vectors.step(point.x, step, direction, n_threads=n_threads))
-        trial_slope = _vectors.dot(direction, trial.gradient, n_threads=n_threads)
+        trial = objective(_vectors.default.step(point.x, step, direction, n_threads=n_threads))
+        trial_slope = _vectors.default.dot(direction, trial.gradient, n_threads=n_threads)
         fine = np.isfinite(trial.value) and np.isfinite(trial_slope)
         decreased = fine and trial.value <= point.value + DECREASE * step * slope
         flat = fine and trial.value <= point.value + noise and trial_slope <= (2 * DECREASE - 1) * slope

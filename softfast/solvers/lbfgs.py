@@ -51,7 +51,7 @@ def lbfgs(
             memory.look_at(point.gradient)
         if stop(point):
             return point, iteration, "stopped"
-        if patience.ends(point, _vectors.largest(point.gradient, n_threads=n_threads)):
+        if patience.ends(point, _vectors.default.largest(point.gradient, n_threads=n_threads)):
             return patience.give_up(iteration, stop)
         if iteration in _METRIC_ITERATIONS or iteration % _METRIC_ITERATIONS[-1] == 0:
             inverse = metric(point)
@@ -105,7 +105,7 @@ class _Memory:
     def look_at(self, gradient: Vector) -> None:
         """Products with a gradient other than that of the last pair."""
         rows = self._rows(self._order)
-        self._of_gradient[rows] = _vectors.products(self._vectors, rows, gradient, n_threads=self._n_threads)
+        self._of_gradient[rows] = _vectors.default.products(self._vectors, rows, gradient, n_threads=self._n_threads)
 
     def direction(self, gradient: Vector, inverse: Callable[[Vector], Vector] | None) -> tuple[NDArray[Any], float]:
         """-H gradient, valid until the next one is asked for, and its product with the gradient."""
@@ -115,7 +115,7 @@ class _Memory:
             self._recall(gradient, inverse, out)
         else:
             self._combine(self._rows([]), np.empty(0), gradient if inverse is None else inverse(gradient), -1.0, out)
-        self._of_gradient[slot] = _vectors.dot(out, gradient, n_threads=self._n_threads)
+        self._of_gradient[slot] = _vectors.default.dot(out, gradient, n_threads=self._n_threads)
         return out, float(self._of_gradient[slot])
 
     def _recall(self, gradient: Vector, inverse: Callable[[Vector], Vector] | None, out: NDArray[Any]) -> None:
@@ -132,7 +132,7 @@ class _Memory:
             rest = np.empty(len(gradient))
             self._combine(turns, -a, gradient, 1.0, rest)
             rest, scale = inverse(rest), self._shrinkage(inverse)
-            of_rest = scale * _vectors.products(self._vectors, turns, rest, n_threads=self._n_threads)
+            of_rest = scale * _vectors.default.products(self._vectors, turns, rest, n_threads=self._n_threads)
         factors = -solve_triangular(triangle, np.diag(triangle) * a - of_rest, trans="T")
         if inverse is None:
             steps, factors = rows, np.concatenate([factors, scale * a])
@@ -155,7 +155,7 @@ class _Memory:
         slot = self._free
         order = [*self._order[self.n_pairs == self._slots - 1 :], slot]
         rows = self._rows(order)
-        of_after, square = _vectors.turn(
+        of_after, square = _vectors.default.turn(
             self._vectors, rows, slot + self._slots, after, before, step, n_threads=self._n_threads
         )
         of_turned = (of_after - self._of_gradient[rows]) / step
@@ -180,4 +180,4 @@ class _Memory:
         self, rows: NDArray[np.intp], factors: Vector, other: Vector, factor: float, out: NDArray[Any]
     ) -> None:
         """To `out`: factors @ vectors[rows] + factor other."""
-        _vectors.combine(self._vectors, rows, factors, other, factor, out, n_threads=self._n_threads)
+        _vectors.default.combine(self._vectors, rows, factors, other, factor, out, n_threads=self._n_threads)
