@@ -290,7 +290,7 @@ class SoftmaxObjective:
         self.n_passes += 1
         total = self._source.total_weight
         loss, residual = loss / total, residual / total
-        if not x.any() and not self._source.has_offset:
+        if self._uniform_product is None and not self._source.has_offset and not x.any():
             self._uniform_product = product / total
         of_intercept = residual if self._fit_intercept else np.zeros_like(residual)
         certificate, flat = self._certificate, np.empty(len(x))

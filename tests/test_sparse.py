@@ -132,6 +132,15 @@ def test_columns_are_not_merged_where_that_is_of_no_use(rng):
         assert CsrSource(own, y, 3).merged() is None
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_soft_labels_with_merged_columns(dtype, rng):
+    X = rows_with_words_of_their_own(rng).astype(dtype)
+    q = rng.dirichlet(np.ones(3), size=80).astype(dtype)
+    sparse, dense = (SoftmaxRegression(tol=1e-12).fit(rows, q) for rows in (X, X.toarray()))
+    assert sparse.converged_
+    assert_close(sparse.coef_, dense.coef_, np.float64, 80, scale=1e4)
+
+
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("n_classes", [2, 3, 40])
 def test_fit_with_merged_columns_is_that_of_all(n_classes, fit_intercept, rng):

@@ -49,8 +49,9 @@ class CsrSource(InMemorySource):
             ),
             shape=(p, len(kept) + len(present)),
         )
-        fewer = csr_array(X, dtype=np.float64) @ basis
-        source = CsrSource(fewer, self._q, self.n_classes, self._given, offset=self._offset, n_threads=self.n_threads)
+        fewer, q = csr_array(X, dtype=np.float64) @ basis, self._q
+        q = q if q.ndim == 1 else q.astype(np.float64)
+        source = CsrSource(fewer, q, self.n_classes, self._given, offset=self._offset, n_threads=self.n_threads)
         return source, basis
 
     def moments(self) -> Moments:
