@@ -100,6 +100,17 @@ def test_same_optimum_as_in_memory(parameters, chunks, rows, rng, client):
 
 
 @STALLS
+def test_same_way_as_in_memory(rng, client):
+    # Enough rows to begin with a sample, and for metrics from samples.
+    X = rng.normal(size=(60_000, 6)) * np.geomspace(1e-3, 1e3, 6)
+    y = (X / np.geomspace(1e-3, 1e3, 6) @ rng.normal(size=(6, 4)) + rng.gumbel(size=(60_000, 4))).argmax(axis=1)
+    memory = softfast.SoftmaxRegression().fit(X, y)
+    model = SoftmaxRegression().fit(*on_dask(X, y, chunks=25_000))
+    assert_same_model(model, memory)
+    assert model.n_passes_ == memory.n_passes_
+
+
+@STALLS
 def test_classes_and_rows_of_some_partitions(rows, client):
     order = np.argsort(rows[1])
     X, y = (part[order] for part in rows)

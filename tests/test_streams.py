@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from functools import partial, reduce
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ class Pieces:
 
     def reduce(self, operation, combine):
         operation, combine = pickle.loads(pickle.dumps((operation, combine)))
-        results = [operation(part, number) for number, part in enumerate(self._parts)]
+        firsts = accumulate((part.n_rows for part in self._parts), initial=0)
+        results = list(map(operation, self._parts, firsts))
         # Bracketed otherwise than one after another.
         middle = len(results) // 2
         return combine(reduce(combine, results[:middle]), reduce(combine, results[middle:]))
@@ -120,6 +122,19 @@ def test_parts_add_up_to_the_whole(soft, dtype, rng):
     np.testing.assert_array_equal(ours.others[order], theirs.others[other])
 
 
+def test_parts_take_the_way_of_the_whole(rng):
+    # Enough rows to begin with a sample, and for metrics from samples.
+    n = 60_000
+    X = rng.normal(size=(n, 8)) * np.geomspace(1e-3, 1e3, 8)
+    y = (X / np.geomspace(1e-3, 1e3, 8) @ rng.normal(size=(8, 4)) + rng.gumbel(size=(n, 4))).argmax(axis=1)
+    whole = SoftmaxRegression().fit(X, y)
+    assert whole.n_passes_ % 1 > 0
+    for size in (977, 30_011):
+        model = SoftmaxRegression().fit(softfast.from_batches(batches_of(X, y, size)))
+        assert model.n_passes_ == whole.n_passes_
+        assert_close(model.coef_, whole.coef_, np.float64, n, scale=np.abs(whole.coef_).max(axis=0))
+
+
 def test_sample_of_parts_estimates_second_moments(rng):
     n = 6000
     X = np.column_stack([rng.normal(size=n), np.r_[np.full(5, 7.0), np.zeros(n - 5)], np.full(n, 0.1)])
@@ -127,6 +142,9 @@ def test_sample_of_parts_estimates_second_moments(rng):
     weight = rng.uniform(0.5, 2, n)
     source = PartedSource(Pieces(X, labels, 2, weight, None, [1000, 1500, 4000]))
     sample = source.sample(900, source.moments())
+    # As the rows have one by one, the parts have.
+    whole = DenseSource(X, labels, 2, weight)
+    np.testing.assert_array_equal(sample.X, whole.sample(900, whole.moments()).X)
     assert 450 < len(sample.X) < 1800
     assert (sample.targets == 1).sum() == 3
     assert (sample.X[:, 1] > 0).sum() == 5

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cached_property, partial, reduce
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -174,10 +175,12 @@ class DistributedParts:
             n_threads=n_threads,
             pure=False,
         )
+        # How many rows are before those of each partition.
+        self._firsts = list(accumulate((s.n_rows for _, s in kept), initial=0))
         self._workers: list[str] | None = None
 
     def reduce(self, operation: Callable[[Part, int], T], combine: Callable[[T, T], T]) -> T:
-        """operation(part, number) of each partition, combined in a tree; again if a worker goes meanwhile."""
+        """operation(part, first) of each partition, combined in a tree; again if a worker goes meanwhile."""
         while True:
             level, workers, patience = self._submit(operation), set(self._places()), _PATIENCE
             while len(level) > 1:
@@ -205,7 +208,12 @@ class DistributedParts:
         for worker, own in numbers.items():
             # Without this the scheduler may move a partition to a worker that has less to do.
             futures = self._client.map(
-                _operate, [self._partitions[i] for i in own], own, operation=shared, workers=[worker], pure=False
+                _operate,
+                [self._partitions[i] for i in own],
+                [self._firsts[i] for i in own],
+                operation=shared,
+                workers=[worker],
+                pure=False,
             )
             results.update(zip(own, futures, strict=True))
         return [results[number] for number in range(len(self._partitions))]
@@ -229,11 +237,11 @@ def _same(operation: T) -> T:
     return operation
 
 
-def _operate(partition: Partition, number: int, *, operation: Callable[[Part, int], T]) -> T:
+def _operate(partition: Partition, first: int, *, operation: Callable[[Part, int], T]) -> T:
     if isinstance(operation, partial):
         # Its coefficients have been moved, too.
         operation = partial(operation.func, *(_at_home(a) if isinstance(a, np.ndarray) else a for a in operation.args))
-    return operation(partition.source, number)
+    return operation(partition.source, first)
 
 
 def _combine(combine: Callable[[T, T], T], results: list[T]) -> T:

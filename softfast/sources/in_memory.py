@@ -135,11 +135,12 @@ class InMemorySource(ABC):
         """Those of some rows."""
         return np.ones(len(range(self.n_rows)[chunk])) if self._weight is None else self._weight[chunk]
 
-    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None, *, seed: int = 0) -> RowSample:
+    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None, *, first: int = 0) -> RowSample:
         """A random sample of about n_rows rows, likelier where class or features are rare; always the same one.
 
-        A part of the rows gives what it has of a sample of all, with the moments of all and a seed of its own: it needs
-        no sum over the others, as the mean of each of the three terms of `share` is known.
+        A part of the rows, with `first` rows before its own, gives what it has of a sample of all, with the moments of
+        all: it needs no sum over the others, as the mean of each of the three terms of `share` is known, and each row
+        has a random number of its own, by its place among all rows.
         """
         weight = self._weights(slice(None))
         if n_rows >= moments.n_rows:
@@ -157,7 +158,7 @@ class InMemorySource(ABC):
             for coef, intercept in hard.points:
                 residual = self._residuals(coef, intercept)
                 np.maximum(chance, np.minimum(1, residual / hard.certain), out=chance, where=weight > 0)
-        chosen = np.flatnonzero(np.random.default_rng(seed).random(self.n_rows) < chance)
+        chosen = np.flatnonzero(np.random.Generator(np.random.PCG64(0).advance(first)).random(self.n_rows) < chance)
         offset = None if self._offset is None else self._offset[chosen]
         scaled = weight[chosen] / (chance[chosen] * moments.total_weight)
         return RowSample(self._dense(chosen), self._q[chosen], scaled, offset)

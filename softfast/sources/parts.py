@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Part(Source, Protocol):
     """Some of the rows, with the classes of all."""
 
-    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None, *, seed: int = 0) -> RowSample:
-        """Its rows in a sample of all rows, given the moments of all and a seed of its own."""
+    def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None, *, first: int = 0) -> RowSample:
+        """Its rows in a sample of all rows, given the moments of all and how many rows are before its own."""
         ...
 
 
@@ -35,7 +35,7 @@ class Parts(Protocol):
     dtype: np.dtype[Any]
 
     def reduce(self, operation: Callable[[Part, int], T], combine: Callable[[T, T], T]) -> T:
-        """The results operation(part, number), numbered from 0, of one pass, combined in the order of the parts.
+        """The results operation(part, first) of one pass, combined in the order of the parts; `first` rows are before.
 
         How they are bracketed depends on the parts alone. Both functions can be pickled, and results are no larger than
         a sample or the coefficients; `combine` may change its first argument and return it.
@@ -61,7 +61,7 @@ class PartedSource:
         return replace(moments, n_rows=self.n_rows)
 
     def sample(self, n_rows: int, moments: Moments, hard: Hard | None = None) -> RowSample:
-        """A random sample of about n_rows rows, always the same one; each part draws with its number as the seed."""
+        """A random sample of about n_rows rows, the same one whatever the parts."""
         samples = self._parts.reduce(partial(_sample, n_rows, moments, hard), _join)
         offsets = [s.offset for s in samples if s.offset is not None]
         return RowSample(
@@ -96,12 +96,12 @@ class PartedSource:
         return self._parts.reduce(partial(_margins, coef, intercept, center, n_least), merge)
 
 
-def _moments(part: Part, number: int) -> list[Moments]:
+def _moments(part: Part, first: int) -> list[Moments]:
     return [part.moments()] if part.total_weight > 0 else []
 
 
-def _sample(n_rows: int, moments: Moments, hard: Hard | None, part: Part, number: int) -> list[RowSample]:
-    return [part.sample(n_rows, moments, hard, seed=number)]
+def _sample(n_rows: int, moments: Moments, hard: Hard | None, part: Part, first: int) -> list[RowSample]:
+    return [part.sample(n_rows, moments, hard, first=first)]
 
 
 def _loss_gradient(
@@ -117,11 +117,11 @@ def _hessian_vector(
     return part.hessian_vector(coef, intercept, direction, direction_intercept)
 
 
-def _extremes(part: Part, number: int) -> tuple[Matrix, Matrix]:
+def _extremes(part: Part, first: int) -> tuple[Matrix, Matrix]:
     return part.extremes()
 
 
-def _margins(coef: Matrix, intercept: Vector, center: Vector, n_least: int, part: Part, number: int) -> Margins:
+def _margins(coef: Matrix, intercept: Vector, center: Vector, n_least: int, part: Part, first: int) -> Margins:
     return part.margins(coef, intercept, center, n_least)
 
 

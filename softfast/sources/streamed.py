@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -161,10 +162,11 @@ class StreamedParts:
         self._n_threads = resolve_threads(n_threads, 4.0 * self.n_rows * (self.n_features + 8) * self.n_classes)
 
     def reduce(self, operation: Callable[[Part, int], T], combine: Callable[[T, T], T]) -> T:
-        """operation(part, number) of each chunk, combined one after another; the next is read meanwhile."""
+        """operation(part, first) of each chunk, combined one after another; the next is read meanwhile."""
+        firsts = accumulate((len(codes) for codes in self._survey.codes), initial=0)
         with closing(self._rows.again()) as chunks:
-            results = (operation(self._part(X, number), number) for number, X in enumerate(chunks))
-            return reduce(combine, results)
+            parts = (self._part(X, number) for number, X in enumerate(chunks))
+            return reduce(combine, map(operation, parts, firsts))
 
     def _part(self, X: Real, number: int) -> Part:
         codes, weight = self._survey.codes[number].astype(np.int64), self._survey.weights[number]
