@@ -139,6 +139,18 @@ class Certificate:
             gap += (2 * mix * (cross - terms.product) + mix**2 * apart) / (2 * ridge)
         return gap
 
+    def balanced_gap(self, residual: Vector, terms: Terms) -> float:
+        """About what `smooth_gap` would be at the best intercepts, where the residual is 0; NaN without penalty.
+
+        ||G - g x_mean^T + ridge W||^2 / (2 ridge): G but for what goes with the residual.
+        """
+        if not self.smooth:
+            return float("nan")
+        ridge, mean = self._penalty.ridge, self._moments.feature_mean
+        along = float(residual @ (terms.product_mean + ridge * terms.coef_mean))
+        square = terms.gradient - 2 * along + float(residual @ residual) * float(mean @ mean)
+        return max(square, 0.0) / (2 * ridge)
+
     @cached_property
     def _mean_products(self) -> tuple[float, Vector, float]:
         """||x_mean||^2, and of `centred_means` the product with x_mean and the square."""

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from softfast import _core
+from softfast.balance import Balance
 from softfast.checkpoint import Checkpoint, State
 from softfast.files import require_writable
 from softfast.monitor import Monitor
@@ -272,12 +273,11 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
             if self.solver == "auto" and not (self.warm_start or resumed or has_l1(self)):
                 start = sampled_start(objective, start, monitor.stop)
             point, n_iter, status = self._minimise(objective, start, monitor)
-        self.classes_ = classes
         self.coef_, self.intercept_ = objective.unpack(point.x)
         if keeper is not None:
             keeper.write(State(self.coef_, self.intercept_, objective.n_passes))
         self.objective_, self.duality_gap_ = point.value, monitor.gap
-        self.n_iter_, self.n_passes_ = n_iter, objective.n_passes
+        self.classes_, self.n_iter_, self.n_passes_ = classes, n_iter, objective.n_passes
         self.solver_ = self.solver if self.solver != "auto" else "proximal-newton" if has_l1(self) else "lbfgs"
         self.history_ = {name: np.array(values, dtype=float) for name, values in monitor.history.items()}
         self.__dict__.pop("_learned", None)
@@ -316,7 +316,7 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
             max_iter=self.max_iter,
             stop=monitor.stop,
             metric=objective.metric,
-            refine=objective.refine if self.solver == "auto" else lambda point: point,
+            refine=Balance(objective, self.tol, single=self.solver == "auto"),
             n_threads=objective.vector_threads,
         )
         return objective.precise(point), n_iter, status

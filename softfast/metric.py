@@ -26,6 +26,8 @@ _PASSES = 8
 _LARGEST_SAMPLE, _ROWS_A_FEATURE = 20_000, 5
 # The size (d x d) of a matrix at most, the elements of all blocks, 256 MiB, and of a sample's probabilities, 64 MiB.
 _LARGEST_MATRIX, _LARGEST_BLOCKS, _LARGEST_PROBA = 4000, 2**25, 2**23
+# Classes of `intercept_hessian` at most; classes a feature, and products p_ik p_il, that it may always cost.
+_LARGEST_OVERLAPS, _OVERLAPS_A_FEATURE, _OVERLAP_WORK = 4000, 16, 1e9
 
 
 class MetricBudget:
@@ -51,6 +53,9 @@ class MetricBudget:
             self._forms.append(("shared", _BLOCK_WORK, 10.0 * width**3, float(n_outputs + width) * width))
         self._most_rows = min(_LARGEST_SAMPLE, max(self._enough, _LARGEST_PROBA // n_outputs))
         self._spent = 0.0
+        # Of `intercept_hessian`, from all rows.
+        small = n_outputs <= _OVERLAPS_A_FEATURE * width or float(n_rows) * n_outputs**2 <= _OVERLAP_WORK
+        self.affords_overlaps = n_outputs <= _LARGEST_OVERLAPS and small
 
     def take(self, n_passes: float) -> tuple[Approximation, int] | None:
         """Form and rows of the next metric, whose work counts as done; None: it is not yet, or never, time for one.
@@ -177,6 +182,25 @@ def _shared_inverse(
     denominator = np.outer(share, np.maximum(eigenvalues, 0)) + 1
     factor = scale * unit
     return lambda v: factor * (((factor * v) @ basis / denominator) @ basis.T)
+
+
+def intercept_hessian(overlaps: Matrix, scale: Vector) -> Matrix:
+    """The block of H for the intercepts, (M, M), its element kl divided by scale_k scale_l, scale (M,).
+
+    overlaps : (K, K), sum_i w_i p_i p_i^T
+
+    Positive definite unless a class is saturated: where M = K, the direction that changes no probability, in which F is
+    constant, is as curved as the others are in the mean.
+    """
+    n_classes, n_outputs = len(overlaps), len(scale)
+    hessian, diagonal = -overlaps, np.diag_indices(n_classes)
+    # p_k (1 - p_k) as the sum of p_k p_l over the other classes: nothing cancels where p_k is near 1.
+    hessian[diagonal] = 0
+    hessian[diagonal] = -hessian.sum(axis=1)
+    hessian = hessian[n_classes - n_outputs :, n_classes - n_outputs :] / np.outer(scale, scale)
+    if n_outputs == n_classes:
+        hessian += np.outer(scale, scale) * (np.trace(hessian) / n_classes / float(scale @ scale))
+    return hessian
 
 
 @dataclass(frozen=True)

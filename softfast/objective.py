@@ -21,9 +21,9 @@ from scipy.sparse import csr_array
 from softfast import _core, _vectors
 from softfast.certificate import EPS, Certificate, Terms
 from softfast.interior_point import Rows, interior_point
-from softfast.metric import Curvature, Form, MetricBudget, active_hessian, sampled_inverse
-from softfast.penalty import GREATEST, LEAST, Groups, Penalty
-from softfast.sources import Hard, Matrix, Moments, RowSample, Source, Vector
+from softfast.metric import Curvature, Form, MetricBudget, active_hessian, intercept_hessian, sampled_inverse
+from softfast.penalty import Groups, Penalty, require_size
+from softfast.sources import Hard, Matrix, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
 
@@ -69,25 +69,12 @@ class Point:
     """Of F without N, which has none where coefficients are 0."""
     gap: float
     """Upper bound of F - min F; NaN without penalty, where no certificate exists."""
+    balanced_gap: float
+    """About what it would be if the residuals added up to zero, as they do for the best intercepts."""
     loss: float
     """L, the mean cross-entropy without the penalty."""
     rounding: float
     """Allowance for the error of `value` by rounding, which the gap, a difference at one point, is nearly free of."""
-
-
-def _require_size(moments: Moments, strength: float) -> None:
-    """An error where squares of features overflow; or vanish and no penalty leaves something to measure them by."""
-    root_mean_square = np.sqrt(moments.feature_variance + moments.feature_mean**2)
-    large = ~(root_mean_square <= GREATEST)
-    if large.any():
-        at = int(np.argmax(large))
-        seen = f"a root mean square of {root_mean_square[at]:.3g} in feature {at}"
-        raise ValueError(f"X must hold numbers of at most {GREATEST:.0e} in absolute value, got {seen}")
-    small = (moments.feature_size > 0) & (moments.feature_size < LEAST)
-    if strength == 0 and small.any():
-        at = int(np.argmax(small))
-        seen = f"a mean absolute value of {moments.feature_size[at]:.3g} in feature {at}"
-        raise ValueError(f"X must hold numbers of at least {LEAST:.0e} in absolute value for C=inf, got {seen}")
 
 
 class SoftmaxObjective:
@@ -130,7 +117,7 @@ class SoftmaxObjective:
         self.n_passes: float = 0
         with np.errstate(over="ignore", invalid="ignore"):
             moments = source.moments()
-            _require_size(moments, strength)
+            require_size(moments, strength)
         self.moments = moments
         self._first = source.n_classes - n_outputs
         self._center = moments.feature_mean if fit_intercept else np.zeros(source.n_features)
@@ -301,20 +288,23 @@ class SoftmaxObjective:
         value = loss + 0.5 * self._penalty.ridge * terms.size
         if self._penalty.threshold > 0:
             value += self._penalty.threshold * float(self._penalty.norms(coef).sum())
-            gap = certificate.sparse_gap(loss, coef, intercept, product / total, of_intercept)
+            balanced_gap = gap = certificate.sparse_gap(loss, coef, intercept, product / total, of_intercept)
         else:
             gap = certificate.smooth_gap(loss, intercept, of_intercept, terms, eps=eps)
+            balanced_gap = certificate.balanced_gap(of_intercept, terms)
         # Large terms of a logit that cancel leave their error in the loss: at most twice that of the worst class.
         largest = float((logit_size + np.abs(intercept)).max())
         rounding = 4 * eps * (2 * value + largest + self.moments.offset_size)
-        return Point(x, value, flat, gap, loss, rounding)
+        return Point(x, value, flat, gap, balanced_gap, loss, rounding)
 
     def precise(self, point: Point) -> Point:
         """The point, evaluated anew in float64 if it was in float32; float64 from now on."""
-        if not self._single:
-            return point
+        return self.precisely(point.x) if self._single else point
+
+    def precisely(self, x: Vector) -> Point:
+        """F at x in float64, as all that is evaluated from now on."""
         self._single = False
-        return self(point.x)
+        return self(x)
 
     def refine(self, point: Point) -> Point:
         """The next iterate: the point, evaluated anew in float64 where float32 has become too coarse.
@@ -361,6 +351,23 @@ class SoftmaxObjective:
         flat = np.empty(len(vector))
         self._derive(direction, product, residual / self._source.total_weight, flat, None)
         return flat
+
+    @property
+    def can_balance(self) -> bool:
+        """Whether `intercept_hessian` can be asked for: there are intercepts, and a certificate that it may close."""
+        return self._fit_intercept and self._certificate.smooth and self._budget.affords_overlaps
+
+    @property
+    def intercepts(self) -> slice:
+        """Where they are in the solver's vector."""
+        return slice(self._scale.size, None)
+
+    def intercept_hessian(self, point: Point) -> Matrix:
+        """The Hessian of F by the intercepts, (M, M), from all rows; as `metric.intercept_hessian` has it."""
+        overlaps = self._source.overlaps(*self._unpack(point.x)) / self._source.total_weight
+        # The forward half of an evaluation, and the products of the classes.
+        self.n_passes += 0.5 + len(overlaps) / (4 * (self._shape[1] + 1))
+        return intercept_hessian(overlaps, self._intercept_scale)
 
     def metric(self, point: Point) -> Callable[[Vector], Vector] | None:
         """Multiplication by the inverse of an approximate Hessian at a point, from a sample of the rows.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from softfast.sources import Matrix, Vector
+from softfast.sources import Matrix, Moments, Vector
 
 # Sums of weights, C times them, and features beyond these would have squares that overflow or vanish.
 LEAST, GREATEST = 1e-100, 1e100
@@ -33,6 +33,21 @@ def penalty_strength(C: float, total_weight: float) -> float:
         size = f"C={C!r} and weights that add up to {total_weight:.3g}"
         raise ValueError(f"C times the sum of the weights must be {accepted} (np.inf: no penalty), got {size}")
     return 1 / inverse
+
+
+def require_size(moments: Moments, strength: float) -> None:
+    """An error where squares of features overflow; or vanish and no penalty leaves something to measure them by."""
+    root_mean_square = np.sqrt(moments.feature_variance + moments.feature_mean**2)
+    large = ~(root_mean_square <= GREATEST)
+    if large.any():
+        at = int(np.argmax(large))
+        seen = f"a root mean square of {root_mean_square[at]:.3g} in feature {at}"
+        raise ValueError(f"X must hold numbers of at most {GREATEST:.0e} in absolute value, got {seen}")
+    small = (moments.feature_size > 0) & (moments.feature_size < LEAST)
+    if strength == 0 and small.any():
+        at = int(np.argmax(small))
+        seen = f"a mean absolute value of {moments.feature_size[at]:.3g} in feature {at}"
+        raise ValueError(f"X must hold numbers of at least {LEAST:.0e} in absolute value for C=inf, got {seen}")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ RANK = {
     "training": 5,
     "monitor": 8,
     "solvers": 8,
+    "balance": 9,
     "sampled_start": 9,
     "streaming": 9,
     "estimator": 10,

@@ -1,14 +1,21 @@
 """The objective: its value against the formula, its gradient against differences, its gap against the true optimum."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
+from tolerance import assert_close
 
+from softfast.balance import Balance
 from softfast.objective import SoftmaxObjective
 from softfast.solvers.lbfgs import lbfgs
+from softfast.sources import in_memory
+from softfast.sources.csr import CsrSource
 from softfast.sources.dense import DenseSource
 
 
@@ -174,3 +181,97 @@ def test_gap_covers_the_rounding_of_the_intercept():
         ]
         for point, value in zip(points, values, strict=True):
             assert point.gap >= value - min(values)
+
+
+@pytest.mark.parametrize("storage", [DenseSource, CsrSource])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_overlaps_are_products_of_probabilities(storage, n_classes, monkeypatch, rng):
+    # Chunks of 16 rows, and a last one of 8.
+    monkeypatch.setattr(in_memory, "_LARGEST_PROBA", 16 * n_classes)
+    X, labels, weight = problem(13, n_classes=n_classes)
+    offset = rng.normal(size=(len(X), n_classes))
+    rows = csr_array(X) if storage is CsrSource else X
+    source = storage(rows, labels, n_classes, weight, offset=offset)
+    coef, intercept = rng.normal(size=(max(n_classes - 1, n_classes % 3), 4)), np.zeros(n_classes)
+    intercept = rng.normal(size=len(coef))
+    p = reference.softmax(reference.logits(X, coef, intercept, n_classes, offset))
+    assert_close(source.overlaps(coef, intercept), (p.T * weight) @ p, np.float64, len(X))
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_hessian_of_the_intercepts_is_the_slope_of_the_gradient(n_classes, rng):
+    X, labels, weight = problem(14, n_classes=n_classes)
+    objective = objective_of(X, labels, weight, n_classes=n_classes)
+    n_outputs = 1 if n_classes == 2 else n_classes
+    point = objective(rng.normal(size=n_outputs * 5))
+    hessian, own = objective.intercept_hessian(point), objective.intercepts
+    direction = np.zeros(n_outputs * 5)
+    direction[own] = rng.normal(size=n_outputs)
+    if n_outputs > 1:
+        # But for what changes no probability, where F is constant: adding one number to all intercepts.
+        constant = objective.pack(np.zeros((n_outputs, 4)), np.ones(n_outputs))[own]
+        direction[own] -= constant * (constant @ direction[own]) / (constant @ constant)
+        assert constant @ hessian @ constant > 0.01 * (constant @ constant)
+    slope = objective(point.x + 1e-5 * direction).gradient - objective(point.x - 1e-5 * direction).gradient
+    np.testing.assert_allclose(hessian @ direction[own], slope[own] / 2e-5, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_classes", [2, 9])
+def test_balanced_intercepts_certify(n_classes):
+    X, labels, weight = problem(15, n=400, n_classes=n_classes)
+    X = X + 30
+    objective = objective_of(X, labels, weight, penalty=1e-3, n_classes=n_classes)
+    start = objective(np.zeros(5 * (n_classes if n_classes > 2 else 1)))
+    best, *_ = lbfgs(objective, start, max_iter=200, stop=lambda point: point.gap < 1e-10, metric=objective.metric)
+    own, x = objective.intercepts, best.x.copy()
+    x[own] += np.random.default_rng(0).normal(size=len(x[own])) * 1e-4
+    near = objective(x)
+    tol = near.gap / 20
+    assert near.balanced_gap < 0.5 * tol
+    objective.n_passes = 0
+    found = Balance(objective, tol)(near)
+    assert found.gap <= tol
+    assert found.value < near.value
+    assert np.abs(found.gradient[own]).max() < 1e-2 * np.abs(near.gradient[own]).max()
+    np.testing.assert_array_equal(found.x[: own.start], x[: own.start])
+    assert 1 < objective.n_passes <= 4
+    # Not where the coefficients are to blame, nor where the next iterates will do.
+    assert Balance(objective, near.balanced_gap / near.value / 2)(near) is near
+    assert Balance(objective, near.gap / 2)(near) is near
+
+
+def test_balance_ends_in_float64():
+    X, labels, weight = problem(15, n=400, n_classes=9)
+    X = (X + 3).astype(np.float32)
+    objective = objective_of(X, labels, weight, penalty=1e-3, n_classes=9)
+    start = objective(np.zeros(45))
+    best, *_ = lbfgs(objective, start, max_iter=200, stop=lambda point: point.gap < 1e-10, metric=objective.metric)
+    x = best.x.copy()
+    x[objective.intercepts] += np.random.default_rng(0).normal(size=9) * 1e-4
+    exact = objective(x)
+    # From its first iterate on in float32.
+    objective.refine(exact)
+    near = objective(x)
+    assert near.rounding > 1e6 * exact.rounding
+    found = Balance(objective, exact.gap / 100)(near)
+    assert found.gap <= exact.gap / 100
+    assert found.rounding <= 2 * exact.rounding
+
+
+def test_no_intercepts_to_balance():
+    X, labels, weight = problem(15, n=400)
+    objective = objective_of(X, labels, weight, fit_intercept=False)
+    point = objective(np.zeros(12))
+    assert Balance(objective, point.gap / 5)(point) is point
+    assert objective.n_passes == 1
+
+
+def test_saturated_classes_can_not_be_balanced():
+    # All probabilities are 0 or 1: no intercept moves them, and there is no factorisation or no better point.
+    X, labels, weight = problem(16, n=400)
+    objective = objective_of(X, labels, weight, penalty=1e-12)
+    point = objective(np.full(15, 1.0) * 1e9 * np.sign(np.random.default_rng(0).normal(size=15)))
+    point = replace(point, balanced_gap=0.0)
+    found = Balance(objective, 1e-9)(point)
+    assert found.gap <= point.gap
+    assert found.value <= point.value

@@ -103,6 +103,7 @@ def test_parts_add_up_to_the_whole(soft, dtype, rng):
     ours = source.hessian_vector(coef, intercept, *direction)
     for a, b in zip(ours, whole.hessian_vector(coef, intercept, *direction), strict=True):
         assert_close(a, b, np.float64, n)
+    assert_close(source.overlaps(coef, intercept), whole.overlaps(coef, intercept), np.float64, n)
     everything = source.sample(n, moments)
     np.testing.assert_array_equal(everything.X, X)
     np.testing.assert_array_equal(everything.targets, y)

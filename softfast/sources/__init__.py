@@ -141,6 +141,10 @@ class Source(Protocol):
         """Weighted sums over the rows: the loss's Hessian at coef and intercept times a direction, shaped like them."""
         ...
 
+    def overlaps(self, coef: Matrix, intercept: Vector) -> Matrix:
+        """The weighted sum over the rows of p p^T, (K, K)."""
+        ...
+
     def extremes(self) -> tuple[Matrix, Matrix]:
         """Least and greatest value of each feature in each class, (K, p), of rows with a weight; inf, -inf if none."""
         ...

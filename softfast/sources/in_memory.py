@@ -1,6 +1,7 @@
 """What sources of rows in memory share: targets, weights and offsets, the evaluations, the chances of a sample."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from softfast.validation import as_rows
 
 # Rows that are taken at once: a chunk of float64 copies that stays in the second-level cache.
 CHUNK_BYTES = 512 * 1024
+# Probabilities that are held for `overlaps`, whose result is as large as a chunk of so many rows as classes.
+_LARGEST_PROBA = 2**21
 
 
 class InMemorySource(ABC):
@@ -167,21 +170,38 @@ class InMemorySource(ABC):
         """Every step-th row in float64, with weights for as many."""
         return self._dense(slice(None, None, step)), step * self._weights(slice(None, None, step))
 
+    def overlaps(self, coef: Matrix, intercept: Vector) -> Matrix:
+        """The weighted sum over the rows of p p^T, (K, K), chunk by chunk."""
+        total, step = np.zeros((self.n_classes, self.n_classes)), max(1, _LARGEST_PROBA // self.n_classes)
+        for chunk, proba in self._proba(coef, intercept, step, n_threads=self.n_threads):
+            weight = self._weights(chunk)[None]
+            total += _core.default.gram(_core.Rows(proba), weight, n_threads=self.n_threads)[0]
+        return total
+
     def _residuals(self, coef: Matrix, intercept: Vector) -> Vector:
         """Of each row the sum of the positive parts of q - p, (n,), chunk by chunk."""
-        result, step = np.empty(self.n_rows), self._chunk_rows(self.n_classes)
-        coef = np.ascontiguousarray(coef)
-        for begin in range(0, self.n_rows, step):
-            chunk = slice(begin, begin + step)
-            rows = as_rows("X", self._X[chunk])
-            if self._offset is not None:
-                rows = rows.with_offset(self._offset[chunk])
-            proba, _ = _core.default.predict(rows, coef, intercept, self.n_classes, _core.SOFTMAX, n_threads=1)
+        result = np.empty(self.n_rows)
+        for chunk, proba in self._proba(coef, intercept, self._chunk_rows(self.n_classes), n_threads=1):
             if self._q.ndim == 1:
                 result[chunk] = 1 - proba[np.arange(len(proba)), self._q[chunk]]
             else:
                 result[chunk] = np.maximum(self._q[chunk] - proba, 0).sum(axis=1)
         return result
+
+    def _proba(
+        self, coef: Matrix, intercept: Vector, step: int, *, n_threads: int
+    ) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Probabilities (step, K) of the rows, in the type of X, chunk by chunk."""
+        coef = np.ascontiguousarray(coef)
+        for begin in range(0, self.n_rows, step):
+            chunk = slice(begin, min(begin + step, self.n_rows))
+            rows = as_rows("X", self._X[chunk])
+            if self._offset is not None:
+                rows = rows.with_offset(self._offset[chunk])
+            yield (
+                chunk,
+                _core.default.predict(rows, coef, intercept, self.n_classes, _core.SOFTMAX, n_threads=n_threads)[0],
+            )
 
     def margins(self, coef: Matrix, intercept: Vector, center: Vector, n_least: int) -> Margins:
         """Margins of the logits coef (x - center) + intercept, in float64, chunk by chunk, and the n_least lowest."""

@@ -86,6 +86,10 @@ class PartedSource:
         operation = partial(_hessian_vector, coef, intercept, direction, direction_intercept)
         return self._parts.reduce(operation, _add)
 
+    def overlaps(self, coef: Matrix, intercept: Vector) -> Matrix:
+        """The weighted sum over the rows of p p^T, (K, K)."""
+        return self._parts.reduce(partial(_overlaps, coef, intercept), np.add)
+
     def extremes(self) -> tuple[Matrix, Matrix]:
         """Least and greatest value of each feature in each class, (K, p)."""
         return self._parts.reduce(_extremes, _merge_extremes)
@@ -115,6 +119,10 @@ def _hessian_vector(
     coef: Matrix, intercept: Vector, direction: Matrix, direction_intercept: Vector, part: Part, number: int
 ) -> tuple[Matrix, Vector]:
     return part.hessian_vector(coef, intercept, direction, direction_intercept)
+
+
+def _overlaps(coef: Matrix, intercept: Vector, part: Part, first: int) -> Matrix:
+    return part.overlaps(coef, intercept)
 
 
 def _extremes(part: Part, first: int) -> tuple[Matrix, Matrix]:
