@@ -52,6 +52,40 @@ def test_one_block_is_their_mean_where_all_rows_are_alike(parts, rng):
     np.testing.assert_allclose(result, expected, rtol=1e-10)
 
 
+def test_one_block_and_a_mean_for_each_class(parts, rng):
+    # Written out: f_k (B + m_k m_k^T), B the curvature that the means leave. With one ridge the basis serves all alike.
+    features, proba, weight, scale, ridge = parts
+    features = np.column_stack([features[:, :3] + 2 * proba[:, 1:], np.ones(len(features))])
+    scale, ridge = np.broadcast_to(scale[0], scale.shape), np.broadcast_to(ridge[0], ridge.shape)
+    curvature = (weight[:, None] * proba * (1 - proba))[:, 1:].T
+    mass = curvature.sum(axis=1)
+    own = curvature @ features / mass[:, None]
+    few = 1 / (1 + mass**2 / (curvature**2).sum(axis=1) / 5)
+    common = (mass * few) @ own / (mass * few).sum()
+    mean = (1 - few)[:, None] * own + few[:, None] * common
+    np.testing.assert_allclose(mean[:, 3], 1, rtol=1e-14)
+    rest = (features.T * curvature.sum(axis=0)) @ features
+    rest -= sum(f * np.outer(m, m) for f, m in zip(mass, mean, strict=True))
+    assert np.linalg.eigvalsh(rest).min() > -1e-14 * np.linalg.norm(rest)
+    v = rng.normal(size=(3, 4))
+    result = sampled_inverse(features, proba, weight, scale, ridge, form="shared")(v)
+    for k in range(3):
+        block = mass[k] * (rest / mass.sum() + np.outer(mean[k], mean[k])) / np.outer(scale[k], scale[k])
+        np.testing.assert_allclose((block + np.diag(ridge[k])) @ result[k], v[k], rtol=1e-11, atol=1e-13)
+    # The means of the classes are apart, and matter.
+    assert np.abs(own - common).max() > 0.1
+
+
+def test_many_classes_take_fewer_passes_by_their_means(rng):
+    # 100 classes around means of their own, 20 rows a class: 43 passes with blocks of few rows or one block alone.
+    center = rng.normal(size=(100, 64)) * 0.4
+    y = rng.integers(0, 100, 2000)
+    X = center[y] + rng.normal(size=(2000, 64))
+    model = SoftmaxRegression(tol=1e-4).fit(X, y)
+    assert model.converged_
+    assert model.n_passes_ <= 24
+
+
 def test_one_block_in_any_units(parts, rng):
     features, proba, weight, scale, ridge = parts
     units, v = np.geomspace(1e-4, 1e4, 4), rng.normal(size=(3, 4))
@@ -148,11 +182,12 @@ def test_metrics_cost_no_more_than_the_passes(shape):
         if plan is None:
             continue
         form, n_sampled = plan
-        assert min(n_rows, 5 * width) <= n_sampled <= 20_000
+        fewest = 5 * width if form == "shared" else max(5 * width, n_outputs * width // 2)
+        assert min(n_rows, fewest) <= n_sampled <= min(n_rows, 20_000)
         cost = {
             "whole": n_sampled * (n_outputs * width) ** 2,
             "blocks": n_sampled * n_outputs * width**2,
-            "shared": n_sampled * width**2 + 10 * width**3,
+            "shared": n_sampled * (3 * n_outputs + width) * width + 10 * width**3,
         }[form]
         work += cost
         assert work <= 4.0 * n_rows * n_outputs * width * (n_passes + 8) or cost <= 3e9
