@@ -77,7 +77,7 @@ def test_one_block_and_a_mean_for_each_class(parts, rng):
 
 
 def test_many_classes_take_fewer_passes_by_their_means(rng):
-    # 100 classes around means of their own, 20 rows a class: 43 passes with blocks of few rows or one block alone.
+    # 100 classes around means of their own, 20 rows a class.
     center = rng.normal(size=(100, 64)) * 0.4
     y = rng.integers(0, 100, 2000)
     X = center[y] + rng.normal(size=(2000, 64))
