@@ -16,3 +16,23 @@ def descend(
     max_sweeps: int,
     tolerance: float,
 ) -> tuple[int, float]: ...
+def descend_rows(
+    data: NDArray[np.floating],
+    rows: NDArray[np.int32],
+    begins: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    center: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    logits: NDArray[np.float64],
+    proba: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    row_weight: NDArray[np.float64],
+    ridge: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    gradient: NDArray[np.float64],
+    start: NDArray[np.float64],
+    x: NDArray[np.float64],
+    max_sweeps: int,
+    tolerance: float,
+) -> tuple[int, float]: ...

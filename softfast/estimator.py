@@ -17,7 +17,7 @@ from softfast.balance import Balance
 from softfast.checkpoint import Checkpoint, State
 from softfast.files import require_writable
 from softfast.monitor import Monitor
-from softfast.objective import LARGEST_WHOLE, Point, SoftmaxObjective
+from softfast.objective import Point, SoftmaxObjective
 from softfast.parameters import check_parameters, has_l1
 from softfast.penalty import penalty_strength
 from softfast.progress import Iteration
@@ -297,7 +297,7 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
                 start,
                 groups=objective.groups(),
                 curvature=objective.curvature,
-                largest=LARGEST_WHOLE,
+                limits=objective.active_limits,
                 max_iter=self.max_iter,
                 stop=monitor.stop,
             )

@@ -1,7 +1,6 @@
 """An approximate Hessian of softmax regression from a sample of rows: its inverse as a function, or parts of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -236,18 +235,6 @@ def intercept_hessian(overlaps: Matrix, scale: Vector) -> Matrix:
     if n_outputs == n_classes:
         hessian += np.outer(scale, scale) * (np.trace(hessian) / n_classes / float(scale @ scale))
     return hessian
-
-
-@dataclass(frozen=True)
-class Curvature:
-    """A block-diagonal matrix over some coordinates of a flat vector."""
-
-    coordinates: NDArray[np.int64]
-    values: Vector
-    """The blocks one after the other, each whole."""
-    sizes: NDArray[np.int64]
-    exact: bool
-    """Whether it is the Hessian itself, and not an estimate."""
 
 
 def active_hessian(

@@ -13,6 +13,7 @@ R_i = s_i (p_i - q_i).  The duality gap is in certificate.py.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,10 @@ from scipy.sparse import csr_array
 from softfast import _core, _vectors
 from softfast.certificate import EPS, Certificate, Terms
 from softfast.interior_point import Rows, interior_point
-from softfast.metric import Curvature, Form, MetricBudget, active_hessian, intercept_hessian, sampled_inverse
+from softfast.metric import Form, MetricBudget, active_hessian, intercept_hessian, sampled_inverse
 from softfast.penalty import Groups, Penalty, require_size
+from softfast.quadratic import Blocks
+from softfast.row_model import Columns, RowModel
 from softfast.sources import Hard, Matrix, RowSample, Source, Vector
 from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
@@ -33,8 +36,8 @@ _CURVATURE_WORK, _LARGEST_BLOCK = 3e9, 4000
 # What a product with the Hessian counts as in `n_passes`: over shapes from (400,000, 10), K = 3 to (5,000, 512),
 # K = 100, float32 and float64, it took 1.07 to 1.48 times as long as an evaluation.
 _PASSES_A_PRODUCT = 1.5
-# Coordinates up to which `curvature` is the whole Hessian of them.
-LARGEST_WHOLE = 3000
+# Coordinates up to which `curvature` is the whole Hessian of them; groups that may always be added to them at once.
+LARGEST_WHOLE, _FIRST = 3000, 100
 _LARGEST_SAMPLE = 20_000
 # Its most elements, 256 MiB, in `curvature`.
 _SAMPLE_SIZE = 2**25
@@ -417,30 +420,51 @@ class SoftmaxObjective:
         starts = np.concatenate([np.arange(0, n_outputs * p, size), np.arange(n_outputs * p, len(flat) + 1)])
         return Groups(flat, starts, np.concatenate([weight, np.zeros(len(flat) - n_outputs * p)]))
 
-    def curvature(self, point: Point, active: NDArray[np.int64]) -> Curvature:
-        """The Hessian of F without N at a point, of the active coordinates alone, from at most 20,000 rows.
+    def curvature(self, point: Point, active: NDArray[np.int64]) -> Blocks | RowModel:
+        """F without N, or its Hessian at a point, of the active coordinates alone.
 
-        From all rows, where these are no more; whole where that is affordable; else its blocks on the diagonal, one a
+        F itself where rows are sparse and many features make its Hessian large; else the Hessian from at most 20,000
+        rows, from all where these are no more; whole where that is affordable; else its blocks on the diagonal, one a
         class; else its diagonal.
         """
         n_outputs, p = self._shape
-        n_rows = min(self._source.n_rows, _LARGEST_SAMPLE, max(1, _SAMPLE_SIZE // (p + 1)))
-        sample = self._centred_sample(n_rows)
         is_coef = active < n_outputs * p
         outputs = np.where(is_coef, active % n_outputs, active - n_outputs * p)
         columns = np.where(is_coef, active // n_outputs, p)
+        scale = np.concatenate([self._scale.ravel("F"), self._intercept_scale])[active]
+        ridge = _ACTIVE_RIDGE + np.where(is_coef, self._penalty.ridge / scale**2, 0)
+        if self._by_column is not None:
+            center = self._by_column.center[columns]
+            of_class = [np.flatnonzero(outputs == k) for k in range(n_outputs)]
+            logits = self._by_column.logits(*self._unpack(point.x))
+            return RowModel.of(self._by_column, active, of_class, columns, center, scale, ridge, logits)
+        n_rows = min(self._source.n_rows, _LARGEST_SAMPLE, max(1, _SAMPLE_SIZE // (p + 1)))
+        sample = self._centred_sample(n_rows)
         form, step = self._form(len(sample.X), np.bincount(outputs, minlength=n_outputs))
         sample = sample.every(step)
         proba = self._sample_proba(sample, point)
         exact = form == "whole" and len(sample.X) == self._source.n_rows
         if not exact:
             sample.blend(proba, _LABEL_SHARE)
-        scale = np.concatenate([self._scale.ravel("F"), self._intercept_scale])[active]
-        ridge = _ACTIVE_RIDGE + np.where(is_coef, self._penalty.ridge / scale**2, 0)
         order, values, sizes = active_hessian(
             sample.X, proba[:, self._first :], sample.weight, outputs, columns, scale, ridge, form
         )
-        return Curvature(active[order], values, sizes, exact)
+        return Blocks(active[order], values, sizes, exact)
+
+    @cached_property
+    def _by_column(self) -> Columns | None:
+        """Sparse rows for `curvature`, where their whole Hessian can't be had and numbers a row and class can."""
+        source, (n_outputs, p) = self._source, self._shape
+        whole = n_outputs * (p + 1) <= LARGEST_WHOLE and source.n_rows * (p + 1) <= _SAMPLE_SIZE
+        if self._penalty.by_feature or whole or source.n_rows * source.n_classes > _SAMPLE_SIZE:
+            return None
+        rows = source.sparse_rows()
+        return None if rows is None else Columns(rows, self._center, source.n_classes)
+
+    @property
+    def active_limits(self) -> tuple[int, int]:
+        """Groups that may join those of `curvature` at once, and coordinates up to which it is at its best."""
+        return (_FIRST, LARGEST_WHOLE) if self._by_column is None else (self._scale.size, self._scale.size)
 
     def _centred_sample(self, n_rows: int) -> RowSample:
         """About n_rows of the rows, centred, in C order, with a column of ones for the intercepts."""

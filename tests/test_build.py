@@ -33,6 +33,8 @@ RANK = {
     "progress": 1,
     "sources": 4,
     "metric": 5,
+    "quadratic": 5,
+    "row_model": 5,
     "parameters": 3,
     "penalty": 5,
     "certificate": 6,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from softfast._descent import descend
+from softfast.quadratic import Blocks
 from softfast.solvers.proximal_newton import proximal_newton
 
 
@@ -26,14 +27,6 @@ class Groups:
         return np.array([np.linalg.norm(x[self.members[a:b]]) for a, b in zip(self.starts, self.starts[1:])])  # noqa: B905
 
 
-@dataclass
-class Curvature:
-    coordinates: np.ndarray
-    values: np.ndarray
-    sizes: np.ndarray
-    exact: bool
-
-
 def single(weight):
     return Groups(np.arange(len(weight)), np.arange(len(weight) + 1), np.asarray(weight, dtype=float))
 
@@ -48,11 +41,11 @@ def quadratic(matrix, minimum, groups, *, form="whole"):
     def curvature(point, active):
         part = matrix[np.ix_(active, active)]
         if form == "whole":
-            return Curvature(active, part.ravel(), np.array([len(active)]), True)
+            return Blocks(active, part.ravel(), np.array([len(active)]), True)
         step = 2 if form == "blocks" else 1
         blocks = [part[i : i + step, i : i + step] for i in range(0, len(active), step)]
         values = np.concatenate([block.ravel() for block in blocks])
-        return Curvature(active, values, np.array([len(block) for block in blocks]), False)
+        return Blocks(active, values, np.array([len(block) for block in blocks]), False)
 
     return function, curvature
 
@@ -75,7 +68,7 @@ def solve(function, curvature, groups, start, *, tol=1e-10, max_iter=500):
         function(start),
         groups=groups,
         curvature=curvature,
-        largest=1000,
+        limits=(100, 1000),
         max_iter=max_iter,
         stop=lambda point: violation(point, groups) <= tol,
     )
@@ -144,7 +137,7 @@ def test_shortens_steps_that_leave_the_domain_or_go_too_far():
     def curvature(point, active):
         x = point.x
         diagonal = np.array([1 / x[0] ** 2, (1 + x[1] ** 2) ** -1.5])[active]
-        return Curvature(active, np.diag(diagonal).ravel(), np.array([len(active)]), True)
+        return Blocks(active, np.diag(diagonal).ravel(), np.array([len(active)]), True)
 
     groups = single([0.5, 0.5])
     point, _, status = solve(function, curvature, groups, np.array([5.0, 30.0]))

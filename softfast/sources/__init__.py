@@ -65,6 +65,16 @@ class RowSample:
 
 
 @dataclass(frozen=True)
+class SparseRows:
+    """All rows: X (n, p), targets, weights (n,) with which their sums are means, offsets (n, K) or None."""
+
+    X: csr_array
+    targets: NDArray[Any]
+    weight: Vector
+    offset: Matrix | None
+
+
+@dataclass(frozen=True)
 class Hard:
     """What makes rows hard: of the residuals q - p at some points, (coef, intercept), the sum of the positive parts.
 
@@ -108,6 +118,10 @@ class Source(Protocol):
         With coef = other Q^T logits and norms are those of the others, and nothing orthogonal to the span helps: under
         a ridge both are one problem. None where few features would go.
         """
+        ...
+
+    def sparse_rows(self) -> SparseRows | None:
+        """The rows themselves, where they are sparse and in memory."""
         ...
 
     def moments(self) -> Moments:

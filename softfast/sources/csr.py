@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from softfast.sources import Matrix, Moments, Source, Vector
+from softfast.sources import Matrix, Moments, Source, SparseRows, Vector
 from softfast.sources.in_memory import InMemorySource
 
 # Features that go for `merged` to be worth its copy of the rows.
@@ -53,6 +53,10 @@ class CsrSource(InMemorySource):
         q = q if q.ndim == 1 else q.astype(np.float64)
         source = CsrSource(fewer, q, self.n_classes, self._given, offset=self._offset, n_threads=self.n_threads)
         return source, basis
+
+    def sparse_rows(self) -> SparseRows:
+        """The rows."""
+        return SparseRows(csr_array(self._X), self._q, self._weights(slice(None)) / self.total_weight, self._offset)
 
     def moments(self) -> Moments:
         """Weighted means over the rows; of the variance, the zeros that are not stored are added as one term."""

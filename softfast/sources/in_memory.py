@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from softfast import _core
-from softfast.sources import Hard, Margins, Matrix, Moments, RowSample, Source, Vector
+from softfast.sources import Hard, Margins, Matrix, Moments, RowSample, Source, SparseRows, Vector
 from softfast.threads import resolve_threads
 from softfast.validation import as_rows
 
@@ -55,6 +55,10 @@ class InMemorySource(ABC):
 
     def merged(self) -> tuple[Source, csr_array] | None:
         """None: that is for sparse rows."""
+        return None
+
+    def sparse_rows(self) -> SparseRows | None:
+        """None: they are dense."""
         return None
 
     @abstractmethod

@@ -54,6 +54,9 @@ class PartedSource:
     def merged(self) -> None:
         """None: no part knows how many entries a column has in all."""
 
+    def sparse_rows(self) -> None:
+        """None: they are not all at hand."""
+
     def moments(self) -> Moments:
         """Weighted means over the rows."""
         (moments,) = self._parts.reduce(_moments, _merge_moments)
