@@ -174,7 +174,8 @@ def descend_rows(const real_t[::1] data, const int32_t[::1] rows, const int64_t[
     that `gradient` is f's there. Coordinate a is one of class k's where classes[k] <= a < classes[k + 1], and adds
     x_a (x_ij - center_a) / scale_a to z_ik, j = columns[a]; where M < K, the first class has no coordinates. `data` and
     `rows` hold the entries of the columns one after the other, those of column j from begins[j] to begins[j + 1].
-    row_weight (n,) is s, labels (n,) the likeliest class of each row in 0..K-1; center, scale, ridge, weight, gradient, start, x (m,).
+    row_weight (n,) is s, labels (n,) the likeliest class of each row in 0..K-1; center, scale, ridge, weight, gradient,
+    start, x (m,).
 
     Class by class, coordinate descent goes once over the quadratic model of f in the class's coordinates (Friedman,
     Hastie and Tibshirani 2010), and a line search along the step, for which few numbers a row are enough, makes sure
@@ -183,9 +184,9 @@ def descend_rows(const real_t[::1] data, const int32_t[::1] rows, const int64_t[
     cdef ptrdiff_t m = x.shape[0], n = row_weight.shape[0], n_outputs = proba.shape[0], n_classes = logits.shape[0]
     cdef ptrdiff_t n_columns = begins.shape[0] - 1, a, i, k
     if classes.shape[0] != n_outputs + 1 or not 0 <= n_classes - n_outputs <= 1 or logits.shape[1] != n \
-            or proba.shape[1] != n or labels.shape[0] != n or columns.shape[0] != m or center.shape[0] != m or scale.shape[0] != m \
-            or ridge.shape[0] != m or weight.shape[0] != m or gradient.shape[0] != m or start.shape[0] != m \
-            or n_columns < 0 or begins[0] != 0 or begins[n_columns] != data.shape[0] or rows.shape[0] != data.shape[0] \
+            or proba.shape[1] != n or labels.shape[0] != n or columns.shape[0] != m or center.shape[0] != m \
+            or scale.shape[0] != m or ridge.shape[0] != m or weight.shape[0] != m or gradient.shape[0] != m \
+            or start.shape[0] != m or n_columns < 0 or begins[0] != 0 or begins[n_columns] != data.shape[0] or rows.shape[0] != data.shape[0] \
             or classes[0] != 0 or classes[n_outputs] != m:
         raise ValueError("the arrays of the rows and of the coordinates do not belong together")
     for i in range(n_columns):
@@ -222,8 +223,9 @@ def descend_rows(const real_t[::1] data, const int32_t[::1] rows, const int64_t[
                     state[i].moved = 0
                 for a in range(classes[k], classes[k + 1]):
                     before[a] = x[a]
-                longest = max(longest, class_sweep(data, rows, begins, columns, classes[k], classes[k + 1], center, scale,
-                                                   state, n, ridge, weight, gradient, start, x))
+                step = class_sweep(data, rows, begins, columns, classes[k], classes[k + 1], center, scale, state, n,
+                                   ridge, weight, gradient, start, x)
+                longest = max(longest, step)
                 # f along the step t: t linear + t^2 square + sum_i s_i log(1 + p_i (exp(t moved_i) - 1)).
                 linear = square = 0
                 for a in range(classes[k], classes[k + 1]):

@@ -104,7 +104,7 @@ def test_soft_labels(monkeypatch, rng):
 
 
 def test_awkward_columns(monkeypatch, rng):
-    """Full with a mean that dwarfs the spread, twice the same, empty, large and small; indices unsorted and repeated."""
+    """Full, its mean dwarfing its spread; twice the same; empty, large and small; unsorted indices that repeat."""
     X, labels = problem(rng, 4)
     X = X.toarray()
     X[:, 50] = 100 + rng.normal(size=len(labels))
