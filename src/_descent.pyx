@@ -186,8 +186,8 @@ def descend_rows(const real_t[::1] data, const int32_t[::1] rows, const int64_t[
     if classes.shape[0] != n_outputs + 1 or not 0 <= n_classes - n_outputs <= 1 or logits.shape[1] != n \
             or proba.shape[1] != n or labels.shape[0] != n or columns.shape[0] != m or center.shape[0] != m \
             or scale.shape[0] != m or ridge.shape[0] != m or weight.shape[0] != m or gradient.shape[0] != m \
-            or start.shape[0] != m or n_columns < 0 or begins[0] != 0 or begins[n_columns] != data.shape[0] or rows.shape[0] != data.shape[0] \
-            or classes[0] != 0 or classes[n_outputs] != m:
+            or start.shape[0] != m or n_columns < 0 or begins[0] != 0 or begins[n_columns] != data.shape[0] \
+            or rows.shape[0] != data.shape[0] or classes[0] != 0 or classes[n_outputs] != m:
         raise ValueError("the arrays of the rows and of the coordinates do not belong together")
     for i in range(n_columns):
         if begins[i + 1] < begins[i]:
