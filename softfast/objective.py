@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from softfast import _core, _vectors
 from softfast.certificate import EPS, Certificate, Terms
 from softfast.interior_point import Rows, interior_point
-from softfast.metric import Form, MetricBudget, active_hessian, intercept_hessian, sampled_inverse
+from softfast.metric import LARGEST_WHOLE, MetricBudget, active_form, active_hessian, intercept_hessian, sampled_inverse
 from softfast.penalty import Groups, Penalty, require_size
 from softfast.quadratic import Blocks
 from softfast.row_model import Columns, RowModel
@@ -31,13 +31,11 @@ from softfast.sources.dense import DenseSource
 from softfast.threads import resolve_threads
 
 _EPS_SINGLE = float(np.finfo(np.float32).eps)
-# Floating-point operations that `curvature` may always cost, and the largest size of one of its blocks (d x d).
-_CURVATURE_WORK, _LARGEST_BLOCK = 3e9, 4000
 # What a product with the Hessian counts as in `n_passes`: over shapes from (400,000, 10), K = 3 to (5,000, 512),
 # K = 100, float32 and float64, it took 1.07 to 1.48 times as long as an evaluation.
 _PASSES_A_PRODUCT = 1.5
-# Coordinates up to which `curvature` is the whole Hessian of them; groups that may always be added to them at once.
-LARGEST_WHOLE, _FIRST = 3000, 100
+# Groups that may always join those of `curvature` at once.
+_FIRST = 100
 _LARGEST_SAMPLE = 20_000
 # Its most elements, 256 MiB, in `curvature`.
 _SAMPLE_SIZE = 2**25
@@ -391,9 +389,7 @@ class SoftmaxObjective:
         proba = self._sample_proba(sample, point)
         sample.blend(proba, _LABEL_SHARE, self.even_share)
         self.even_share /= 10
-        scale = self._scale
-        if self._fit_intercept:
-            scale = np.column_stack([scale, self._intercept_scale])
+        scale = np.column_stack([self._scale, self._intercept_scale]) if self._fit_intercept else self._scale
         ridge = np.full((n_outputs, width), _RIDGE)
         ridge[:, :p] += self._penalty.ridge / self._scale**2
         solve = sampled_inverse(
@@ -440,7 +436,8 @@ class SoftmaxObjective:
             return RowModel.of(self._by_column, active, of_class, columns, center, scale, ridge, logits)
         n_rows = min(self._source.n_rows, _LARGEST_SAMPLE, max(1, _SAMPLE_SIZE // (p + 1)))
         sample = self._centred_sample(n_rows)
-        form, step = self._form(len(sample.X), np.bincount(outputs, minlength=n_outputs))
+        n_active, one_pass = np.bincount(outputs, minlength=n_outputs), 4.0 * self._source.n_rows * len(point.x)
+        form, step = active_form(len(sample.X), n_active, one_pass)
         sample = sample.every(step)
         proba = self._sample_proba(sample, point)
         exact = form == "whole" and len(sample.X) == self._source.n_rows
@@ -487,26 +484,6 @@ class SoftmaxObjective:
             n_threads=1,
         )
         return proba
-
-    def _curvature_work(self) -> float:
-        """As much as fifty passes over the rows, or a tenth of a second, in floating-point operations."""
-        return max(_CURVATURE_WORK, 200.0 * self._source.n_rows * (self._scale.size + self._shape[0]))
-
-    def _form(self, n_rows: int, n_active: NDArray[np.int64]) -> tuple[Form, int]:
-        """What of the Hessian is affordable from a sample of n_rows, and from every how many-th row of it.
-
-        n_active (M,) counts the coordinates of each class.
-        """
-        budget = self._curvature_work()
-        size, widest = int(n_active.sum()), int(n_active.max())
-        # Eight rows a coordinate cost no more than the factorisations of the solver, and the Hessian itself, where
-        # these are all rows, saves most iterations: 10,000 images of 784 pixels with 1,900 coefficients, C = 1,
-        # reached a gap of 3e-3 in two steps with all rows, and needed sixty more to 1e-6 with half of them.
-        if size <= LARGEST_WHOLE:
-            return "whole", max(1, int(n_rows / max(budget / size**2, 8 * size)))
-        if widest <= _LARGEST_BLOCK:
-            return "blocks", max(1, int(n_rows / max(budget / int(np.square(n_active).sum()), 8 * widest)))
-        return "diagonal", 1
 
     def _target_means(self) -> Matrix:
         """(1/S) sum_i s_i q_i x_i^T of the outputs, (M, p).

@@ -251,22 +251,12 @@ def test_curvature_is_the_slope_of_the_gradient(n_classes, fit_intercept, rng):
 def test_parts_of_the_hessian_lead_to_the_same_minimum(monkeypatch, form, sparsity):
     X, y = load_iris(return_X_y=True)
     whole = SoftmaxRegression(l1_ratio=0.8, sparsity=sparsity, tol=1e-12).fit(X, y)
-    monkeypatch.setattr(SoftmaxObjective, "_form", lambda *_: (form, 1))
+    monkeypatch.setattr("softfast.objective.active_form", lambda *_: (form, 1))
     part = SoftmaxRegression(l1_ratio=0.8, sparsity=sparsity, tol=1e-12).fit(X, y)
     assert part.converged_
     assert part.n_iter_ > whole.n_iter_
     np.testing.assert_array_equal(part.coef_ == 0, whole.coef_ == 0)
     np.testing.assert_allclose(part.coef_, whole.coef_, atol=1e-5)
-
-
-def test_forms_follow_the_size():
-    X, labels, weight = problem(7, 3)
-    objective = objective_of(X, labels, weight, 0.05, 1.0)
-    assert objective._form(60, np.array([6, 6, 6])) == ("whole", 1)
-    assert objective._form(20_000, np.array([1000, 1000, 900]))[0] == "whole"
-    assert objective._form(20_000, np.array([1000, 1000, 1100]))[0] == "blocks"
-    assert objective._form(20_000, np.array([100, 1000, 5000])) == ("diagonal", 1)
-    assert objective._form(20_000, np.array([200, 200, 200])) == ("whole", 2)
 
 
 def test_samples_of_the_rows_lead_to_the_minimum_of_all(monkeypatch, rng):

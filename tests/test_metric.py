@@ -5,7 +5,7 @@ import pytest
 import reference
 
 from softfast import SoftmaxRegression
-from softfast.metric import MetricBudget, sampled_inverse
+from softfast.metric import MetricBudget, active_form, sampled_inverse
 from softfast.objective import SoftmaxObjective
 from softfast.sources.dense import DenseSource
 
@@ -221,3 +221,13 @@ def test_last_metric_serves_until_the_next(rng):
     assert first is second is not None
     objective.n_passes = 600
     assert objective.metric(start) is not first
+
+
+def test_forms_of_the_active_follow_their_size():
+    assert active_form(60, np.array([6, 6, 6]), 1e3) == ("whole", 1)
+    assert active_form(20_000, np.array([1000, 1000, 900]), 1e3)[0] == "whole"
+    assert active_form(20_000, np.array([1000, 1000, 1100]), 1e3)[0] == "blocks"
+    assert active_form(20_000, np.array([100, 1000, 5000]), 1e3) == ("diagonal", 1)
+    assert active_form(20_000, np.array([200, 200, 200]), 1e3) == ("whole", 2)
+    # Rows enough for many passes' work.
+    assert active_form(20_000, np.array([200, 200, 200]), 1e9) == ("whole", 1)
