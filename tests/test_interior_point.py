@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 from scipy.sparse import csr_array
-from test_streams import Pieces
+from test_parts import Pieces
 
 from softfast.interior_point import Rows, interior_point
 from softfast.sources import Hard, RowSample
