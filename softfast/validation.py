@@ -60,7 +60,7 @@ def _as_sparse_rows(name: str, csr: Any) -> _core.SparseRows:
     end = int(csr.indptr[-1])
     if 0 <= end < min(len(data), len(indices)):
         data, indices = data[:end], indices[:end]
-    data, indices, indptr = (np.ascontiguousarray(part) for part in (data, indices, csr.indptr))
+    data, indices, indptr = (np.require(part, requirements=["C", "A"]) for part in (data, indices, csr.indptr))
     try:
         return _core.SparseRows(data, indices, indptr, n_features)
     except ValueError as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -210,6 +211,25 @@ def test_warm_start_continues(random_problem):
     assert model.n_iter_ < cold / 2
     assert model.fit(X[:, :3], y).coef_.shape == (4, 3)
     assert SoftmaxRegression().fit(X, y).n_iter_ == cold
+
+
+def unaligned(buffer):
+    """The same bytes, one byte after what is aligned."""
+    data = bytearray(len(buffer.raw()) + 65)
+    begin = -np.frombuffer(data, np.uint8).ctypes.data % 64 + 1
+    data[begin : begin + len(buffer.raw())] = buffer.raw()
+    return memoryview(data)[begin : begin + len(buffer.raw())]
+
+
+def test_pickles_whose_arrays_lie_anywhere(random_problem):
+    X, y = random_problem
+    model, buffers = SoftmaxRegression().fit(X, y), []
+    moved = pickle.dumps((model, X, csr_array(X)), protocol=5, buffer_callback=buffers.append)
+    again, dense, sparse = pickle.loads(moved, buffers=[unaligned(buffer) for buffer in buffers])
+    assert not dense.flags.aligned
+    assert not sparse.data.flags.aligned
+    for ours, theirs in ((X, dense), (csr_array(X), sparse)):
+        np.testing.assert_array_equal(again.predict_proba(theirs), model.predict_proba(ours))
 
 
 def test_pickles_and_clones(random_problem):
