@@ -18,7 +18,7 @@ _FALL, _ITERATIONS = 1e-2, 5
 # Classes that the sample separates may let it fall for ever.
 _MAX_ITER = 100
 # Where the interior point can take over, it does after so many iterations: where L-BFGS makes progress it has settled
-# before, shuttle after 36 to 38. On raw network connections, 494,021 x 118 and 23 classes, where it would stop after 49,
+# before, shuttle after 36 to 38. On raw network connections, 494,021 x 118 and 23 classes, where it stops after 49,
 # a fit to a gap of 1e-6 took 37 passes; without the interior point the gap was 1e7 after 228.
 _ENOUGH = 45
 # Rows of its samples, no fewer than these, nor than this many a coefficient; residuals from which rows are in one, and
