@@ -30,7 +30,8 @@ Indices = NDArray[np.int64]
 _ROUNDS, _SWEEPS, _FEW_SWEEPS = 30, 50, 10
 # What a round must leave at most of the violation of the conditions of optimality to be followed by another.
 _PROGRESS = 0.5
-# Newton steps only where so many of the coordinates are not zero: before, most of them are still on their way there.
+# Newton steps only where so many of the coordinates are not zero, or the same ones as a round before: else most of them
+# are still on their way there.
 _SETTLED = 0.95
 # Conjugate gradients of a Newton step at most, and by how much they lower the residual.
 _GRADIENTS, _REDUCTION = 100, 1e-2
@@ -172,7 +173,9 @@ class RowModel:
                 pull = weight[free] * np.sign(x[free])
                 length = 0.0
                 for step in _newton(some, present, ridge[free], slope + pull, x[free], pull != 0, 0.1 * tolerance):
-                    x[free], moved, length = self._search(some, logits, x[free], slope, pull, step, ridge[free])
+                    x[free], moved, length = self._search(
+                        some, logits, present, x[free], slope, pull, step, ridge[free]
+                    )
                     self._own(logits)[:] += moved
                     if length > 0:
                         break
@@ -180,20 +183,26 @@ class RowModel:
                     break
                 free = np.flatnonzero((x != 0) | (weight == 0))
         moved = self._own(logits - self.logits)
-        rise = self.features.weight @ (
-            logsumexp(logits, axis=0) - logsumexp(self.logits, axis=0) - np.einsum("ki,ki->i", proba, moved)
-        )
+        rise = self._rise(logsumexp(self.logits, axis=0), logits, proba, moved)
         rise += (gradient + 0.5 * ridge * (x - start)) @ (x - start) + weight @ (np.abs(x) - np.abs(start))
         return x, -float(rise)
 
     def _search(
-        self, some: "_Some", logits: Matrix, x: Vector, slope: Vector, pull: Vector, step: Vector, ridge: Vector
+        self,
+        some: "_Some",
+        logits: Matrix,
+        proba: Matrix,
+        x: Vector,
+        slope: Vector,
+        pull: Vector,
+        step: Vector,
+        ridge: Vector,
     ) -> tuple[Vector, Matrix, float]:
         """A point along the step that is lower, or x, how far the logits move to it, and the share of the step.
 
         What would change its sign ends at 0, where the absolute value has its kink. slope and pull are f's and N's.
         """
-        before, present = logsumexp(logits, axis=0), self._proba(logits)
+        before = logsumexp(logits, axis=0)
         # As far as the first kink, a step that goes down lowers f + N.
         kinks = np.divide(-x, step, out=np.full_like(x, np.inf), where=(x * step < 0) & (pull != 0))
         for length in [*0.5 ** np.arange(10), min(0.5**10, float(kinks.min(initial=np.inf)))]:
@@ -203,11 +212,15 @@ class RowModel:
             moved = some.logits(change)
             trial = logits.copy()
             self._own(trial)[:] += moved
-            rise = self.features.weight @ (logsumexp(trial, axis=0) - before - np.einsum("ki,ki->i", present, moved))
+            rise = self._rise(before, trial, proba, moved)
             # Signs do not change, so N rises by its slope.
             if rise + (slope + pull + 0.5 * ridge * change) @ change <= 0:
                 return following, moved, float(length)
-        return x, np.zeros_like(present), 0.0
+        return x, np.zeros_like(proba), 0.0
+
+    def _rise(self, before: Vector, logits: Matrix, proba: Matrix, moved: Matrix) -> float:
+        """Of the loss, less its slope at `proba`, to logits moved by `moved` (M, n) from where logsumexp was `before`."""
+        return float(self.features.weight @ (logsumexp(logits, axis=0) - before - np.einsum("ki,ki->i", proba, moved)))
 
     def _own(self, logits: Matrix) -> Matrix:
         """(M, n), those of the classes with coordinates: a view."""

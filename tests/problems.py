@@ -1,8 +1,12 @@
 """Problems for the tests of kernels: awkward shapes, layouts in memory, random data."""
 
 import itertools
+import signal
+import threading
+import time
 
 import numpy as np
+import pytest
 import reference
 
 from softfast import _core
@@ -63,3 +67,17 @@ def random_problem(rng, n, p, n_classes, dtype, *, soft, reference_class=False):
     intercept = rng.normal(size=n_outputs).astype(np.float32).astype(float)
     y = rng.dirichlet(np.ones(n_classes), n).astype(dtype) if soft else rng.integers(0, n_classes, n)
     return X, y.reshape((n, n_classes) if soft else (n,)), coef, intercept
+
+
+def assert_interrupt_ends(fit, *, after, within):
+    """Ctrl-C so many seconds after its beginning ends what is called within so many more."""
+    raised = []
+
+    def interrupt():
+        raised.append(time.perf_counter())
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Timer(after, interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    assert time.perf_counter() - raised[0] < within

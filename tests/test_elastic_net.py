@@ -1,8 +1,6 @@
 """Elastic net and L1, by coefficient and by feature: the minimum, its conditions, its certificate, the estimator."""
 
 import signal
-import threading
-import time
 import warnings
 
 import numpy as np
@@ -11,6 +9,7 @@ import reference
 import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import assert_interrupt_ends
 from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -349,16 +348,7 @@ def test_short_fit_warns_and_tells_what_it_reached():
 def test_interrupt_ends_the_fit_within_two_seconds(rng):
     X, y = rng.normal(size=(3000, 300)), rng.integers(0, 6, 3000)
     model = SoftmaxRegression(1.0, l1_ratio=1.0, tol=0.0, max_iter=1_000_000)
-    raised = []
-
-    def interrupt():
-        raised.append(time.perf_counter())
-        signal.raise_signal(signal.SIGINT)
-
-    threading.Timer(1.0, interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, y)
-    assert time.perf_counter() - raised[0] < 2
+    assert_interrupt_ends(lambda: model.fit(X, y), after=1.0, within=2)
     assert not hasattr(model, "coef_")
 
 
