@@ -219,7 +219,7 @@ class RowModel:
         return x, np.zeros_like(proba), 0.0
 
     def _rise(self, before: Vector, logits: Matrix, proba: Matrix, moved: Matrix) -> float:
-        """Of the loss, less its slope at `proba`, to logits moved by `moved` (M, n) from where logsumexp was `before`."""
+        """Of the loss, less its slope at `proba`, to logits moved by `moved` (M, n) from a logsumexp of `before`."""
         return float(self.features.weight @ (logsumexp(logits, axis=0) - before - np.einsum("ki,ki->i", proba, moved)))
 
     def _own(self, logits: Matrix) -> Matrix:
