@@ -17,7 +17,7 @@
 #define SF_PANEL 32       /* classes of a panel, where classes lie across the lanes */
 #define SF_PACK_ROWS 32   /* rows that are transposed at a time, where they are */
 #define SF_PACK_BYTES (32 * 1024) /* of their tile at most: two thirds of a first-level cache */
-#define SF_GRAM_ROWS 128   /* rows of a block of a Gram matrix: four lines of each, half a first-level cache */
+#define SF_GRAM_ROWS 64   /* rows of a block of a Gram matrix: four lines of each, half a first-level cache */
 #define SF_GRAM_COLUMNS 8 /* float64 numbers of a line */
 #define SF_MAX_LANES 16   /* lanes of the widest vector; the padding unit of tiles and packed coefficients */
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs
 
 from softfast import _vectors
 from softfast.solvers.iteration import E, Patience, Status, Vector, line_search
@@ -122,10 +122,11 @@ class _Memory:
         """The direction where there are pairs."""
         m, rows = self.n_pairs, self._rows(self._order)
         steps, turns = rows[:m], rows[m:]
-        triangle = np.triu(self._of_turns[np.ix_(steps, steps)])
-        a = solve_triangular(triangle, self._of_gradient[steps])
+        # R and, below the diagonal, what LAPACK's function for triangles does not look at.
+        triangle = np.asfortranarray(self._of_turns[steps][:, steps])
+        a, _ = dtrtrs(triangle, self._of_gradient[steps])
         if inverse is None:
-            square = self._of_turns[np.ix_(turns, steps)]
+            square = self._of_turns[turns][:, steps]
             scale = triangle[-1, -1] / square[-1, -1]
             rest, of_rest = gradient, scale * (self._of_gradient[turns] - square @ a)
         else:
@@ -133,7 +134,7 @@ class _Memory:
             self._combine(turns, -a, gradient, 1.0, rest)
             rest, scale = inverse(rest), self._shrinkage(inverse)
             of_rest = scale * _vectors.default.products(self._vectors, turns, rest, n_threads=self._n_threads)
-        factors = -solve_triangular(triangle, np.diag(triangle) * a - of_rest, trans="T")
+        factors = -dtrtrs(triangle, triangle.diagonal() * a - of_rest, trans=1)[0]
         if inverse is None:
             steps, factors = rows, np.concatenate([factors, scale * a])
         self._combine(steps, factors, rest, -scale, out)
