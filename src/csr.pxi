@@ -117,6 +117,17 @@ cdef class SparseRows:
     cdef int check(self, ptrdiff_t n_features, ptrdiff_t n_classes) except -1:
         return check_columns(self.offset, self.view.n_features, n_features, n_classes)
 
+    def repeats(self):
+        """Whether a row has two entries of one feature."""
+        cdef int64_t[::1] last = np.zeros(max(1, self.view.n_features), dtype=np.int64)
+        cdef bint found
+        with nogil:
+            if self.view.wide_indices:
+                found = comes_twice(&self.view, <const int64_t *>self.view.indices, &last[0])
+            else:
+                found = comes_twice(&self.view, <const int32_t *>self.view.indices, &last[0])
+        return found
+
     cdef _Buffer take(self, size_t n_bytes):
         """Memory that an earlier evaluation has given back, or new: fresh pages took a third of an evaluation."""
         buffer = self.spare.pop(n_bytes, None)
@@ -190,6 +201,17 @@ cdef ptrdiff_t not_finite(const bits_t *data, ptrdiff_t n) noexcept nogil:
                 if (data[e] & exponent) == exponent:
                     return e
     return -1
+
+
+cdef bint comes_twice(const sf_csr *x, const index_t *indices, int64_t *last) noexcept nogil:
+    """`last`, zeros, gets the last row with an entry of each feature, counted from 1."""
+    cdef ptrdiff_t i, e
+    for i in range(x.n_rows):
+        for e in range(sf_entry(x, i), sf_entry(x, i + 1)):
+            if last[indices[e]] == i + 1:
+                return True
+            last[indices[e]] = i + 1
+    return False
 
 
 cdef void split(ptrdiff_t *shares, const index_t *indices, ptrdiff_t n, ptrdiff_t p) noexcept nogil:

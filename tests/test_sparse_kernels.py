@@ -255,6 +255,15 @@ DATA, COLUMNS, STARTS = np.ones(4), np.array([0, 2, 1, 1]), np.array([0, 2, 2, 4
 
 
 @pytest.mark.parametrize("index", INDICES)
+def test_rows_know_whether_a_feature_comes_twice_in_one(index):
+    indptr = np.array([0, 2, 2, 5], dtype=index)
+    for indices, expected in (([2, 0, 0, 2, 1], False), ([2, 0, 1, 0, 1], True), ([0, 0, 0, 1, 2], True)):
+        rows = _core.SparseRows(np.zeros(5), np.array(indices, dtype=index), indptr, 3)
+        assert rows.repeats() is expected
+    assert not _core.SparseRows(np.zeros(0), np.zeros(0, dtype=index), np.zeros(1, dtype=index), 0).repeats()
+
+
+@pytest.mark.parametrize("index", INDICES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_bad_csr_is_an_error_that_names_the_argument(index, dtype):
     data, indices, indptr = DATA.astype(dtype), COLUMNS.astype(index), STARTS.astype(index)
