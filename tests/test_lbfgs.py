@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from softfast.solvers.lbfgs import lbfgs
+from softfast.solvers.lbfgs import _Memory, lbfgs
 
 
 @dataclass
@@ -98,3 +98,21 @@ def test_returns_the_start_where_that_is_the_minimum():
     point, n_iter, status = lbfgs(function, function(minimum), max_iter=10, stop=small_gradient(1e-12))
     assert (n_iter, status) == (0, "stopped")
     np.testing.assert_array_equal(point.x, minimum)
+
+
+def test_a_step_without_curvature_leaves_no_pair_with_old_products():
+    # The memory is full: H y = s must still hold for the pair before that step.
+    memory = _Memory(5, 2, np.float64, 1)
+    hessian, gradient = np.diag([1.0, 2.0, 3.0, 5.0, 9.0]), np.array([1.0, -1.0, 2.0, -2.0, 1.0])
+    for _ in range(2):
+        direction = memory.direction(gradient, None)[0].copy()
+        before, gradient = gradient, gradient + 0.1 * hessian @ direction
+        memory.add(gradient, before, 0.1)
+    following, slope = memory.direction(gradient, None)
+    turn = hessian @ direction
+    # Along `following` it turns down instead of up.
+    factor = 10 * slope / (following @ turn)
+    after = factor * turn
+    assert following @ (after - gradient) < 0
+    memory.add(after, gradient, 1.0)
+    np.testing.assert_allclose(memory.direction(after, None)[0], -factor * direction, rtol=1e-9)
