@@ -22,7 +22,7 @@ from softfast.parameters import check_parameters, has_l1
 from softfast.penalty import penalty_strength
 from softfast.progress import Iteration
 from softfast.sampled_start import sampled_start
-from softfast.separation import Separation, find_separation
+from softfast.separation import describe_absent, find_separation
 from softfast.solvers.iteration import Status
 from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
@@ -227,8 +227,9 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            If the fit stops before it has converged; or if, without penalty, the classes are separated,
-            completely or quasi-completely, so that there is no optimum: the message names classes and features.
+            If the fit stops before it has converged; the message says so where the reason is a class without a row with
+            a weight, whose intercept falls without limit. Or if, without penalty, the classes are separated, completely
+            or quasi-completely, so that there is no optimum: the message names classes and features.
         """
         before = dict(self.__dict__)
         try:
@@ -286,7 +287,14 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
             separation = find_separation(source, self.coef_, self.intercept_, fit_intercept=bool(self.fit_intercept))
         self.converged_ = status == "stopped" and not monitor.cancelled and separation is None
         if not self.converged_:
-            warnings.warn(self._shortfall(status, monitor, separation), ConvergenceWarning, stacklevel=3)
+            absent = classes[objective.moments.class_mean == 0]
+            if self.fit_intercept and len(absent):
+                reason = describe_absent(absent)
+            elif separation is not None:
+                reason = separation.describe(classes, getattr(self, "feature_names_in_", None))
+            else:
+                reason = monitor.shortfall(status, n_iter, self.max_iter)
+            warnings.warn(reason, ConvergenceWarning, stacklevel=3)
         return self
 
     def _minimise(self, objective: SoftmaxObjective, start: Point, monitor: Monitor) -> tuple[Point, int, Status]:
@@ -320,17 +328,6 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
             n_threads=objective.vector_threads,
         )
         return objective.precise(point), n_iter, status
-
-    def _shortfall(self, status: str, monitor: Monitor, separation: Separation | None) -> str:
-        """Why the fit has not converged, and what it reached."""
-        if separation is not None:
-            return separation.describe(self.classes_, getattr(self, "feature_names_in_", None))
-        reached = f"{monitor.name} {monitor.measure:.2g} after {self.n_iter_} iterations, tol asks for {self.tol:.2g}"
-        if monitor.cancelled:
-            return f"The callback stopped the fit: {reached}."
-        if status == "stalled":
-            return f"The fit stopped where rounding ends all progress: {reached}."
-        return f"The fit stopped at max_iter={self.max_iter}: {reached}."
 
     def decision_function(self, X: Any, *, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Logits of the rows.

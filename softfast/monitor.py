@@ -10,6 +10,7 @@ import numpy as np
 from softfast.checkpoint import Checkpoint, State
 from softfast.objective import Point, SoftmaxObjective
 from softfast.progress import Iteration, Progress
+from softfast.solvers.iteration import Status
 
 
 class Monitor:
@@ -70,3 +71,12 @@ class Monitor:
         if self._checkpoint is not None and self._checkpoint.due():
             self._checkpoint.write(State(*self._objective.unpack(point.x), self._objective.n_passes))
         return converged or self.cancelled
+
+    def shortfall(self, status: Status, n_iter: int, max_iter: int) -> str:
+        """Why the fit has not converged, and what it reached."""
+        reached = f"{self.name} {self.measure:.2g} after {n_iter} iterations, tol asks for {self._tol:.2g}"
+        if self.cancelled:
+            return f"The callback stopped the fit: {reached}."
+        if status == "stalled":
+            return f"The fit stopped where rounding ends all progress: {reached}."
+        return f"The fit stopped at max_iter={max_iter}: {reached}."

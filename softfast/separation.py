@@ -61,6 +61,15 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
+def describe_absent(absent: NDArray[Any]) -> str:
+    """Why nothing is least where some classes, `absent`, have no row with a weight, but intercepts."""
+    return (
+        f"No row with a weight above 0 is of class {_listed([str(label) for label in absent])}: its intercept falls "
+        "without limit, and the objective has no minimum. Leave the rows without a weight out, or set "
+        "fit_intercept=False."
+    )
+
+
 def find_separation(source: Source, coef: Matrix, intercept: Vector, *, fit_intercept: bool) -> Separation | None:
     """A separation of the rows, if there is one; coef (M, p) and intercept (M,) are where an unpenalised fit ended.
 

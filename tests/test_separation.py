@@ -1,6 +1,7 @@
 """Without penalty: separated classes are named, and nothing else is taken for separated."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -180,6 +181,20 @@ def test_a_class_without_weight_is_separated_by_the_intercept(rng):
     assert result.apart == [(0, 1), (1, 2)]
     assert len(result.features) == 0
     assert "by the intercept" in result.describe(np.arange(3), None)
+
+
+@pytest.mark.parametrize("parameters", [{"l1_ratio": 0.5}, {"solver": "newton-cg", "max_iter": 50}, {"C": np.inf}])
+def test_warning_names_a_class_without_weight(rng, parameters):
+    X, y = overlapping(rng)
+    labels, weight = np.array(["a", "b", "c"])[y], (y != 1).astype(float)
+    with pytest.warns(ConvergenceWarning, match="No row with a weight above 0 is of class b: its intercept falls"):
+        SoftmaxRegression(**parameters).fit(X, labels, sample_weight=weight)
+    with pytest.warns(ConvergenceWarning, match="No row with a weight above 0 is of class b: its intercept falls"):
+        SoftmaxRegression(class_weight={"b": 0}, **parameters).fit(X, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = SoftmaxRegression(fit_intercept=False, **parameters).fit(X, labels, sample_weight=weight)
+    assert model.converged_
 
 
 def test_many_unknowns_still_tell_what_is_cheap(monkeypatch, rng):
