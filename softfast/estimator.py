@@ -288,7 +288,7 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
         self.converged_ = status == "stopped" and not monitor.cancelled and separation is None
         if not self.converged_:
             absent = classes[objective.moments.class_mean == 0]
-            if self.fit_intercept and len(absent):
+            if self.fit_intercept and len(absent) and not monitor.cancelled:
                 reason = describe_absent(absent)
             elif separation is not None:
                 reason = separation.describe(classes, getattr(self, "feature_names_in_", None))
