@@ -10,7 +10,6 @@ import numpy as np
 from softfast.checkpoint import Checkpoint, State
 from softfast.objective import Point, SoftmaxObjective
 from softfast.progress import Iteration, Progress
-from softfast.solvers.iteration import Status
 
 
 class Monitor:
@@ -72,7 +71,7 @@ class Monitor:
             self._checkpoint.write(State(*self._objective.unpack(point.x), self._objective.n_passes))
         return converged or self.cancelled
 
-    def shortfall(self, status: Status, n_iter: int, max_iter: int) -> str:
+    def shortfall(self, status: str, n_iter: int, max_iter: int) -> str:
         """Why the fit has not converged, and what it reached."""
         reached = f"{self.name} {self.measure:.2g} after {n_iter} iterations, tol asks for {self._tol:.2g}"
         if self.cancelled:
