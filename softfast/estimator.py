@@ -451,7 +451,9 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
         n_threads = resolve_threads(self.n_threads, 2.0 * (rows.n_entries + 20 * rows.n_rows) * n_classes)
         if not isinstance(self.coef_, np.ndarray):
             return predict_sparse(X, self.coef_, self.intercept_, n_classes, code, offset, n_threads)
-        result, finite = _core.default.predict(rows, self.coef_, self.intercept_, n_classes, code, n_threads=n_threads)
+        # An unpickled array lies anywhere, as what Dask has moved, and kernels take what is aligned.
+        coef, intercept = (np.require(array, requirements="A") for array in (self.coef_, self.intercept_))
+        result, finite = _core.default.predict(rows, coef, intercept, n_classes, code, n_threads=n_threads)
         if not finite and isinstance(rows, _core.Rows):
             require_finite("X", X)
         return result

@@ -1,4 +1,4 @@
-"""How coefficients are kept: sparse ones, the estimator's `sparsify` and `densify` and predictions; and moved ones."""
+"""Coefficients that are kept sparse: the estimator's `sparsify` and `densify`, and predictions from them."""
 
 from typing import Any, Self
 
@@ -15,13 +15,6 @@ class SparseCoef:
     """What a linear classifier offers for `coef_`, as in scikit-learn."""
 
     coef_: Any
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Where a pickle's arrays lie next to other bytes, as what Dask has moved, kernels may not take them.
-        for name in ("coef_", "intercept_"):
-            if isinstance(state.get(name), np.ndarray):
-                state[name] = np.require(state[name], requirements="A")
-        super().__setstate__(state)  # type: ignore[misc]
 
     def sparsify(self) -> Self:
         """Convert `coef_` to a sparse array, CSR.
