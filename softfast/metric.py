@@ -35,10 +35,10 @@ _SHARED_PART = 0.25
 _MEAN_ROWS = 5.0
 # The size (d x d) of a matrix at most, the elements of all blocks, 256 MiB, and of a sample's probabilities, 64 MiB.
 _LARGEST_MATRIX, _LARGEST_BLOCKS, _LARGEST_PROBA = 4000, 2**25, 2**23
-# Of `active_hessian`: floating-point operations, or those of so many passes, that it may always cost; the coordinates
-# up to which it is whole, and the largest size of one of its blocks (d x d).
+# Of `active_hessian`: floating-point operations, or those of so many passes, that it may always cost; and the
+# coordinates up to which it is whole.
 _ACTIVE_WORK, _ACTIVE_PASSES = 3e9, 50
-LARGEST_WHOLE, _LARGEST_BLOCK = 3000, 4000
+LARGEST_WHOLE = 3000
 # Classes of `intercept_hessian` at most; classes a feature, and products p_ik p_il, that it may always cost.
 _LARGEST_OVERLAPS, _OVERLAPS_A_FEATURE, _OVERLAP_WORK = 4000, 16, 1e9
 
@@ -52,7 +52,7 @@ class MetricBudget:
     """
 
     def __init__(self, n_rows: int, n_outputs: int, width: int) -> None:
-        self._pass = 4.0 * n_rows * n_outputs * width
+        self.one_pass = 4.0 * n_rows * n_outputs * width
         size = n_outputs * width
         self._fewest = min(n_rows, _ROWS_A_FEATURE * width)
         enough = min(n_rows, max(self._fewest, int(_ROWS_A_COEFFICIENT * size)))
@@ -78,7 +78,7 @@ class MetricBudget:
 
         The best form counts that would be affordable if nothing had been spent so far: what is left is saved for it.
         """
-        total = self._pass * (_PASSES + n_passes)
+        total = self.one_pass * (_PASSES + n_passes)
         for form, enough, always, fixed, of_row in self._forms:
             enough = min(enough, self._most_rows)
             least = fixed + of_row * enough
@@ -255,7 +255,7 @@ def active_form(n_rows: int, n_active: NDArray[np.int64], one_pass: float) -> tu
     # 3e-3 in two steps with all rows, and needed sixty more to 1e-6 with half of them.
     if size <= LARGEST_WHOLE:
         return "whole", max(1, int(n_rows / max(work / size**2, 8 * size)))
-    if widest <= _LARGEST_BLOCK:
+    if widest <= _LARGEST_MATRIX:
         return "blocks", max(1, int(n_rows / max(work / int(np.square(n_active).sum()), 8 * widest)))
     return "diagonal", 1
 

@@ -436,8 +436,8 @@ class SoftmaxObjective:
             return RowModel.of(self._by_column, active, of_class, columns, center, scale, ridge, logits)
         n_rows = min(self._source.n_rows, _LARGEST_SAMPLE, max(1, _SAMPLE_SIZE // (p + 1)))
         sample = self._centred_sample(n_rows)
-        n_active, one_pass = np.bincount(outputs, minlength=n_outputs), 4.0 * self._source.n_rows * len(point.x)
-        form, step = active_form(len(sample.X), n_active, one_pass)
+        n_active = np.bincount(outputs, minlength=n_outputs)
+        form, step = active_form(len(sample.X), n_active, self._budget.one_pass)
         sample = sample.every(step)
         proba = self._sample_proba(sample, point)
         exact = form == "whole" and len(sample.X) == self._source.n_rows

@@ -162,13 +162,13 @@ class _Memory:
         of_turned = (of_after - self._of_gradient[rows]) / step
         of_turned[-1] = square
         self._of_gradient[rows] = of_after
-        if not of_turned[len(order) - 1] > 1e-16 * square:
-            # The oldest one goes all the same: its products with the gradient were not taken.
-            order.pop()
-        else:
+        if of_turned[len(order) - 1] > 1e-16 * square:
             self._of_turns[rows, slot] = of_turned
             # Of the turns with each other, both halves.
             self._of_turns[slot + self._slots, order] = of_turned[len(order) :]
+        else:
+            # The oldest one goes all the same: its products with the gradient were not taken.
+            order.pop()
         self._order = order
 
     @property
