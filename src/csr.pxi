@@ -29,6 +29,18 @@ cdef ptrdiff_t SHARES = 256
 cdef ptrdiff_t SHARE_ENTRIES = 16384
 
 
+cdef struct column_sums:
+    # A line of the caches: all that an entry changes.
+    double weight
+    double product
+    double size
+    double square
+    double count
+    double value                                     # what the present row has of the feature
+    int64_t row                                      # that row, counted from 1; 0 when it has been added
+    int64_t unused
+
+
 @cython.final
 cdef class SparseRows:
     """X (n, p) in CSR: a view, never a copy.  Checked here once: nothing in it can make a kernel leave its arrays.
@@ -128,6 +140,40 @@ cdef class SparseRows:
                 found = comes_twice(&self.view, <const int32_t *>self.view.indices, &last[0])
         return found
 
+    def sums(self, const double[::1] weight, const double[::1] center):
+        """Of each feature, over the rows with weights w that have an entry x of it, in float64, (5, p): the sums of w,
+        of w x, w abs(x) and w (x - center)^2, and the number of those rows whose weight is not 0.
+
+        weight (n,), or None for all ones; center (p,).  Entries of one feature in one row are one, their sum.
+        """
+        cdef ptrdiff_t n = self.view.n_rows, p = self.view.n_features, begin = 0, end, step
+        if (weight is not None and weight.shape[0] != n) or center.shape[0] != p:
+            raise ValueError(f"{n} rows of {p} features, {weight.shape[0] if weight is not None else n} weights, "
+                             f"{center.shape[0]} centers")
+        cdef _Buffer memory = _Buffer(p * sizeof(column_sums))
+        cdef column_sums *columns = <column_sums *>memory.data
+        memset(memory.data, 0, p * sizeof(column_sums))
+        step = max(<ptrdiff_t>1, <ptrdiff_t>(WORK_BETWEEN_SIGNALS * max(1, n) / (16.0 * (self.n_entries + n + 1))))
+        while begin < n:
+            end = min(begin + step, n)
+            with nogil:
+                self.add_rows(columns, NULL if weight is None else &weight[0], &center[0] if p else NULL, begin, end)
+            PyErr_CheckSignals()
+            begin = end
+        return np.ascontiguousarray(memory.matrix(p, 8)[:, :5].T)
+
+    cdef void add_rows(self, column_sums *columns, const double *weight, const double *center, ptrdiff_t begin,
+                       ptrdiff_t end) noexcept nogil:
+        cdef const sf_csr *x = &self.view
+        if self.real == SF_F32 and x.wide_indices:
+            add_entries(columns, weight, center, x, <const int64_t *>x.indices, <const float *>x.data, begin, end)
+        elif self.real == SF_F32:
+            add_entries(columns, weight, center, x, <const int32_t *>x.indices, <const float *>x.data, begin, end)
+        elif x.wide_indices:
+            add_entries(columns, weight, center, x, <const int64_t *>x.indices, <const double *>x.data, begin, end)
+        else:
+            add_entries(columns, weight, center, x, <const int32_t *>x.indices, <const double *>x.data, begin, end)
+
     cdef _Buffer take(self, size_t n_bytes):
         """Memory that an earlier evaluation has given back, or new: fresh pages took a third of an evaluation."""
         buffer = self.spare.pop(n_bytes, None)
@@ -212,6 +258,31 @@ cdef bint comes_twice(const sf_csr *x, const index_t *indices, int64_t *last) no
                 return True
             last[indices[e]] = i + 1
     return False
+
+
+cdef void add_entries(column_sums *columns, const double *weight, const double *center, const sf_csr *x,
+                      const index_t *indices, const source_t *data, ptrdiff_t begin, ptrdiff_t end) noexcept nogil:
+    """Adds rows to the sums of their features."""
+    cdef ptrdiff_t i, e
+    cdef double w, value, difference
+    cdef column_sums *column
+    for i in range(begin, end):
+        w = 1 if weight == NULL else weight[i]
+        for e in range(sf_entry(x, i), sf_entry(x, i + 1)):
+            column = columns + indices[e]
+            column.value = data[e] if column.row != i + 1 else column.value + data[e]
+            column.row = i + 1
+        for e in range(sf_entry(x, i), sf_entry(x, i + 1)):
+            column = columns + indices[e]
+            if column.row == i + 1:
+                value = column.value
+                difference = value - center[indices[e]]
+                column.row = 0
+                column.weight += w
+                column.product += w * value
+                column.size += w * abs(value)
+                column.square += w * (difference * difference)
+                column.count += w != 0
 
 
 cdef void split(ptrdiff_t *shares, const index_t *indices, ptrdiff_t n, ptrdiff_t p) noexcept nogil:

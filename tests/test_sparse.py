@@ -109,12 +109,14 @@ def rows_with_words_of_their_own(rng, n=80):
     return X[:, rng.permutation(X.shape[1])]
 
 
-def test_merged_columns_span_the_same_rows(rng):
-    X = rows_with_words_of_their_own(rng)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_merged_columns_span_the_same_rows(dtype, rng):
+    X = rows_with_words_of_their_own(rng).astype(dtype)
     y, weight, offset = random_y(rng, 80, 3), rng.uniform(0, 2, 80), rng.normal(size=(80, 3))
     source = CsrSource(X, y, 3, weight, offset=offset)
     merged, basis = source.merged()
     assert merged.n_features < X.shape[1] - 40
+    assert merged.dtype == dtype
     np.testing.assert_allclose((basis.T @ basis).toarray(), np.eye(merged.n_features), atol=1e-15)
     few = merged.sample(1000, merged.moments())
     np.testing.assert_allclose((basis @ few.X.T).T, X.toarray(), atol=1e-15)
@@ -127,8 +129,8 @@ def test_merged_columns_span_the_same_rows(rng):
 def test_columns_are_not_merged_where_that_is_of_no_use(rng):
     y = random_y(rng, 60, 3)
     assert CsrSource(sp.random_array((60, 50), density=0.2, rng=rng, format="csr"), y, 3).merged() is None
-    for huge in (1e200, 1e-200):
-        own = sp.csr_array((np.full(60, huge), (np.repeat(np.arange(30), 2), np.arange(60))), shape=(60, 60))
+    for extreme in (1e200, 1e-200, np.float32(3e38), np.float32(1e-40)):
+        own = sp.csr_array((np.full(60, extreme), (np.repeat(np.arange(30), 2), np.arange(60))), shape=(60, 60))
         assert CsrSource(own, y, 3).merged() is None
 
 
@@ -143,10 +145,11 @@ def test_soft_labels_with_merged_columns(dtype, rng):
     assert np.linalg.norm(sparse.coef_ - dense.coef_) <= near < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("n_classes", [2, 3, 40])
-def test_fit_with_merged_columns_is_that_of_all(n_classes, fit_intercept, rng):
-    X = rows_with_words_of_their_own(rng)
+def test_fit_with_merged_columns_is_that_of_all(n_classes, fit_intercept, dtype, rng):
+    X = rows_with_words_of_their_own(rng).astype(dtype)
     y = random_y(rng, 80, n_classes)
     seen = []
     how = {"tol": 1e-10, "fit_intercept": fit_intercept}

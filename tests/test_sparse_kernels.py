@@ -265,6 +265,31 @@ def test_rows_know_whether_a_feature_comes_twice_in_one(index):
 
 @pytest.mark.parametrize("index", INDICES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_sums_of_features_take_what_comes_twice_as_one(weighted, dtype, index, rng):
+    csr, dense = random_csr(rng, 300, 40, dtype, index)
+    weight = rng.uniform(0, 2, 300) * (rng.random(300) < 0.9) if weighted else np.ones(300)
+    center = rng.normal(size=40)
+    stored = np.zeros((300, 40), dtype=bool)
+    stored[np.repeat(np.arange(300), np.diff(csr[2])), csr[1]] = True
+    terms = [stored, dense * stored, np.abs(dense), stored * (dense - center) ** 2]
+    expected = [*(weight @ term for term in terms), np.count_nonzero(stored[weight > 0], axis=0)]
+    sums = _core.SparseRows(*csr, 40).sums(weight if weighted else None, center)
+    for ours, theirs in zip(sums, expected, strict=True):
+        assert_close(ours, theirs, np.float64, 300)
+
+
+def test_sums_of_features_want_a_weight_a_row_and_a_center_a_feature(rng):
+    rows = _core.SparseRows(DATA, COLUMNS, STARTS, 3)
+    for weight, center in ((np.ones(4), np.zeros(3)), (None, np.zeros(2))):
+        with pytest.raises(ValueError, match="3 rows of 3 features"):
+            rows.sums(weight, center)
+    empty = _core.SparseRows(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64), 0)
+    assert empty.sums(None, np.zeros(0)).shape == (5, 0)
+
+
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_bad_csr_is_an_error_that_names_the_argument(index, dtype):
     data, indices, indptr = DATA.astype(dtype), COLUMNS.astype(index), STARTS.astype(index)
     rows = _core.SparseRows(data, indices, indptr, 3)

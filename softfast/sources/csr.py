@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 
 from softfast import _core
 from softfast.sources import Matrix, Moments, Source, SparseRows, Vector
@@ -14,6 +14,8 @@ from softfast.sources.in_memory import InMemorySource
 
 # Features that go for `merged` to be worth its copy of the rows.
 _LEAST_SHARE = 0.1
+# What entries of `merged` may be off by, relative: float64's rounding, or that of two float32.
+_NORM_ROUNDING = 2.0**-46
 
 
 class CsrSource(InMemorySource):
@@ -40,10 +42,12 @@ class CsrSource(InMemorySource):
         present, group = np.unique(rows, return_inverse=True)
         if len(columns) - len(present) < _LEAST_SHARE * p:
             return None
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             norms = np.sqrt(np.bincount(group, values**2))
-        if not ((norms > 0) & np.isfinite(norms)).all():
-            return None
+            entries = _exact(norms, self.dtype)
+            wrong = np.abs(entries.sum(axis=1, dtype=np.float64) - norms)
+            if not ((norms > 0) & (wrong <= _NORM_ROUNDING * norms)).all():
+                return None
         kept = np.setdiff1d(np.arange(p), columns, assume_unique=True)
         basis = csr_array(
             (
@@ -52,9 +56,14 @@ class CsrSource(InMemorySource):
             ),
             shape=(p, len(kept) + len(present)),
         )
-        fewer, q = csr_array(X, dtype=np.float64) @ basis, self._q
-        q = q if q.ndim == 1 else q.astype(np.float64)
-        source = CsrSource(fewer, q, self.n_classes, self._given, offset=self._offset, n_threads=self.n_threads)
+        place = np.empty(p, dtype=np.int64)
+        place[kept] = np.arange(len(kept))
+        n_own = np.bincount(rows, minlength=self.n_rows)
+        left = _csr(data[~single], place[indices[~single]], np.diff(X.indptr) - n_own, len(kept))
+        repeats = entries.shape[1]
+        own = _csr(entries.ravel(), np.repeat(np.arange(len(present)), repeats), repeats * (n_own > 0), len(present))
+        fewer = hstack([left, own], format="csr")
+        source = CsrSource(fewer, self._q, self.n_classes, self._given, offset=self._offset, n_threads=self.n_threads)
         return source, basis
 
     def sparse_rows(self) -> SparseRows:
@@ -63,19 +72,10 @@ class CsrSource(InMemorySource):
 
     def moments(self) -> Moments:
         """Weighted means over the rows; of the variance, the zeros that are not stored are added as one term."""
-        p, total = self.n_features, self.total_weight
-        mean, size = np.zeros(p), np.zeros(p)
-        for chunk, x in self._chunks():
-            w = self._entry_weights(chunk, x)
-            mean += np.bincount(x.indices, w * x.data, minlength=p)
-            size += np.bincount(x.indices, w * np.abs(x.data), minlength=p)
-        mean /= total
-        # About the mean, in a second pass: E x^2 - mean^2 would cancel where the mean dwarfs the spread.
-        square, stored = np.zeros(p), np.zeros(p)
-        for chunk, x in self._chunks():
-            w = self._entry_weights(chunk, x)
-            square += np.bincount(x.indices, w * np.square(x.data - mean[x.indices]), minlength=p)
-            stored += np.bincount(x.indices, w, minlength=p)
+        total, (_, product, size, _, _) = self.total_weight, self._sums
+        mean = product / total
+        # About the mean, in a second sweep: E x^2 - mean^2 would cancel where the mean dwarfs the spread.
+        stored, _, _, square, _ = self._rows.sums(self._weight, mean)
         square += np.where(self._is_full, 0, np.maximum(total - stored, 0)) * mean**2
         return Moments(self.n_rows, total, mean, square / total, size / total, *self._target_moments())
 
@@ -125,12 +125,14 @@ class CsrSource(InMemorySource):
         return self._rows.repeats()
 
     @cached_property
+    def _sums(self) -> Matrix:
+        """Those of `SparseRows`, about 0."""
+        return self._rows.sums(self._weight, np.zeros(self.n_features))
+
+    @property
     def _is_full(self) -> NDArray[np.bool_]:
         """Whether a column has an entry in every row with a weight, (p,)."""
-        stored = np.zeros(self.n_features, dtype=np.int64)
-        for chunk, x in self._chunks():
-            stored += np.bincount(x.indices[self._entry_weights(chunk, x) > 0], minlength=self.n_features)
-        return np.asarray(stored == np.count_nonzero(self._weights(slice(None))))
+        return np.asarray(self._sums[-1] == np.count_nonzero(self._weights(slice(None))))
 
     def _entry_weights(self, chunk: slice, x: csr_array) -> Vector:
         """Those of the rows of a chunk, for each of its entries."""
@@ -150,3 +152,17 @@ class CsrSource(InMemorySource):
         for begin in range(0, self.n_rows, step):
             chunk = slice(begin, min(begin + step, self.n_rows))
             yield chunk, self._rows_of(chunk)
+
+
+def _exact(values: Vector, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers (n,) as sums of one float64 or of two float32, (n, 1) or (n, 2)."""
+    high = values.astype(dtype)
+    return np.column_stack([high, (values - high).astype(dtype)] if dtype == np.float32 else [high])
+
+
+def _csr(data: NDArray[Any], columns: NDArray[Any], n_entries: NDArray[Any], n_columns: int) -> csr_array:
+    """Rows of so many entries each; 32-bit indices where they are enough, which are less to read."""
+    small = max(len(data), n_columns) <= np.iinfo(np.int32).max
+    integer = np.int32 if small else np.int64
+    indptr = np.append(0, np.cumsum(n_entries)).astype(integer)
+    return csr_array((data, columns.astype(integer), indptr), shape=(len(n_entries), n_columns))
