@@ -13,20 +13,15 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from softfast import _core
-from softfast.balance import Balance
 from softfast.checkpoint import Checkpoint, State
 from softfast.files import require_writable
+from softfast.minimise import minimise
 from softfast.monitor import Monitor
-from softfast.objective import Point, SoftmaxObjective
+from softfast.objective import SoftmaxObjective
 from softfast.parameters import check_parameters, has_l1
 from softfast.penalty import penalty_strength
 from softfast.progress import Iteration
-from softfast.sampled_start import sampled_start
 from softfast.separation import describe_absent, find_separation
-from softfast.solvers.iteration import Status
-from softfast.solvers.lbfgs import lbfgs
-from softfast.solvers.newton_cg import newton_cg
-from softfast.solvers.proximal_newton import proximal_newton
 from softfast.sources import Vector
 from softfast.sources.streamed import StreamedRows
 from softfast.sparse_coef import SparseCoef, predict_sparse
@@ -271,9 +266,16 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
             objective, self.tol, certified=strength > 0, verbose=self.verbose, callback=self.callback, checkpoint=keeper
         ) as monitor:
             start = objective(objective.pack(coef, intercept))
-            if self.solver == "auto" and not (self.warm_start or resumed or has_l1(self)):
-                start = sampled_start(objective, start, monitor.stop)
-            point, n_iter, status = self._minimise(objective, start, monitor)
+            point, n_iter, status = minimise(
+                objective,
+                start,
+                monitor.stop,
+                solver=self.solver,
+                with_l1=has_l1(self),
+                from_zero=not (self.warm_start or resumed),
+                tol=self.tol,
+                max_iter=self.max_iter,
+            )
         self.coef_, self.intercept_ = objective.unpack(point.x)
         if keeper is not None:
             keeper.write(State(self.coef_, self.intercept_, objective.n_passes))
@@ -296,38 +298,6 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
                 reason = monitor.shortfall(status, n_iter, self.max_iter)
             warnings.warn(reason, ConvergenceWarning, stacklevel=3)
         return self
-
-    def _minimise(self, objective: SoftmaxObjective, start: Point, monitor: Monitor) -> tuple[Point, int, Status]:
-        """The last point of the chosen solver, the number of its iterations and why they ended."""
-        if has_l1(self):
-            return proximal_newton(
-                objective,
-                start,
-                groups=objective.groups(),
-                curvature=objective.curvature,
-                limits=objective.active_limits,
-                max_iter=self.max_iter,
-                stop=monitor.stop,
-            )
-        if self.solver == "newton-cg":
-            return newton_cg(
-                objective,
-                start,
-                hessian_vector=objective.hessian_vector,
-                max_iter=self.max_iter,
-                stop=monitor.stop,
-                metric=objective.metric,
-            )
-        point, n_iter, status = lbfgs(
-            objective,
-            start,
-            max_iter=self.max_iter,
-            stop=monitor.stop,
-            metric=objective.metric,
-            refine=Balance(objective, self.tol, single=self.solver == "auto"),
-            n_threads=objective.vector_threads,
-        )
-        return objective.precise(point), n_iter, status
 
     def decision_function(self, X: Any, *, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Logits of the rows.

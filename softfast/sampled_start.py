@@ -30,14 +30,14 @@ _ROUNDS, _WARM, _LAST = 8, 1.5, 1.001
 _CENTRING, _COARSE, _FINE = 0.03, 1e-2, 1e-5
 
 
-def sampled_start(objective: SoftmaxObjective, start: Point, stop: Callable[[Point], bool]) -> Point:
+def sampled_start(objective: SoftmaxObjective, start: Point) -> tuple[Point, bool]:
     """A point near the minimum over a sample, or `start` where rows are few or no better point was found.
 
-    `stop` hears of the best point so far where the search for a better one is long, and may end it.
+    And whether L-BFGS settled there; if not, `interior_start` should be tried.
     """
     sample = objective.on_sample()
     if sample is None:
-        return start
+        return start, True
     part, share = sample
     values: list[float] = []
 
@@ -53,9 +53,7 @@ def sampled_start(objective: SoftmaxObjective, start: Point, stop: Callable[[Poi
     if found.value < start.value:
         # The first metrics, made for points far from the minimum, are behind.
         objective.even_share, start = part.even_share, found
-    if status == "max_iter" and objective.has_interior_minimum:
-        return interior_start(objective, start, stop)
-    return start
+    return start, status != "max_iter" or not objective.has_interior_minimum
 
 
 def interior_start(objective: SoftmaxObjective, start: Point, stop: Callable[[Point], bool]) -> Point:
@@ -64,11 +62,13 @@ def interior_start(objective: SoftmaxObjective, start: Point, stop: Callable[[Po
     The rows that matter are few and far from the mean, and a sample misses most of them. So each round's sample has the
     rows that the points so far get wrong, until the objective is what the sample says: cutting planes, but for the
     weights of the rows.
+
+    `stop` hears of the best point so far between the rounds, and may end them.
     """
     points: list[Point] = []
     best, value = start, 0.0
     for _ in range(_ROUNDS):
-        if stop(best):
+        if points and stop(best):
             break
         # The residuals of all rows are no more than the mean loss, n times.
         certain = max(_HARD, value * objective.moments.n_rows / _MOST_HARD)

@@ -50,13 +50,14 @@ RANK = {
     "balance": 9,
     "sampled_start": 9,
     "streaming": 9,
-    "estimator": 10,
-    "plotting": 11,
-    "dask": 11,
+    "minimise": 10,
+    "estimator": 11,
+    "plotting": 12,
+    "dask": 12,
     "tables": 3,
-    "model_file": 11,
-    "commands": 12,
-    "cli": 13,
+    "model_file": 12,
+    "commands": 13,
+    "cli": 14,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from tolerance import assert_close
 
-from softfast import SoftmaxRegression, from_npy, sampled_start
+from softfast import SoftmaxRegression, from_npy, minimise, sampled_start
 from softfast.objective import SoftmaxObjective
 from softfast.sources.dense import DenseSource
 
@@ -75,8 +75,8 @@ def wild(rng):
 def test_wild_rows_take_few_passes(wild, tmp_path, monkeypatch):
     X, y = wild
     starts = []
-    interior_start = sampled_start.interior_start
-    monkeypatch.setattr(sampled_start, "interior_start", lambda *a: starts.append(interior_start(*a)) or starts[-1])
+    interior_start = minimise.interior_start
+    monkeypatch.setattr(minimise, "interior_start", lambda *a: starts.append(interior_start(*a)) or starts[-1])
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", y)
     model, plain = (SoftmaxRegression(solver=solver).fit(X, y) for solver in ("auto", "lbfgs"))
@@ -88,6 +88,23 @@ def test_wild_rows_take_few_passes(wild, tmp_path, monkeypatch):
     assert model.n_passes_ < 0.6 * plain.n_passes_
     assert streamed.n_passes_ == model.n_passes_
     assert_close(streamed.coef_, model.coef_, np.float64, N)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_interior_point_is_tried_where_a_fit_takes_long(wild, warm_start, monkeypatch):
+    # Too few rows for a sample to begin with.
+    X, y = wild[0][:8000], wild[1][:8000]
+    plain = SoftmaxRegression(solver="lbfgs").fit(X, y)
+    begin, patience = len(plain.history_["pass"]) // 4, len(plain.history_["pass"]) // 2
+    with pytest.warns(ConvergenceWarning):
+        model = SoftmaxRegression(max_iter=begin, warm_start=warm_start).fit(X, y)
+    np.testing.assert_array_equal(model.history_["objective"], plain.history_["objective"][: begin + 1])
+    monkeypatch.setattr(minimise, "_PATIENCE", patience)
+    model.set_params(max_iter=1000).fit(X, y)
+    assert model.converged_
+    assert abs(model.objective_ - plain.objective_) <= 2e-6
+    # Iterations, their start, and the best points between the rounds.
+    assert patience < model.n_iter_ < len(model.history_["pass"]) - 1
 
 
 def test_callback_hears_of_the_interior_point_and_ends_it(wild):
@@ -147,7 +164,7 @@ def test_worse_point_is_not_taken(rng, monkeypatch):
 
     monkeypatch.setattr(sampled_start, "lbfgs", misleading)
     even_share = objective.even_share
-    assert sampled_start.sampled_start(objective, start, lambda point: False) is start
+    assert sampled_start.sampled_start(objective, start)[0] is start
     assert objective.n_passes > 2
     assert objective.even_share == even_share
 
