@@ -60,7 +60,9 @@ def test_coefficients_are_scikit_learns_on_bundled_data(name):
 @pytest.mark.parametrize("name", ["satellite", "letterrecognition", "dna"])
 def test_coefficients_are_scikit_learns_on_real_data(name, data_dir):
     file = np.load(data_dir / f"{name}.npz")
-    assert_same_model(file["X"].astype(float), file["y"])
+    # scikit-learn needs a hundred times as long for all of the largest.
+    some = slice(None, None, 1 + len(file["y"]) // 7000)
+    assert_same_model(file["X"][some].astype(float), file["y"][some])
 
 
 @pytest.mark.parametrize("C", [1e-3, 30.0])
