@@ -10,10 +10,10 @@ from softfast.solvers.lbfgs import lbfgs
 from softfast.solvers.newton_cg import newton_cg
 from softfast.solvers.proximal_newton import proximal_newton
 
-# Iterations over all rows that L-BFGS has, before an interior point is tried. 20,000 and 45,000 rows of raw network
+# Iterations over all rows that L-BFGS has before an interior point is tried. 20,000 and 45,000 rows of raw network
 # connections, too few for a sample to begin with, had gaps of 6e3 and 6e4 after 400 iterations and some 900 passes;
-# with it they take 230 and 215 from the hundredth iteration on. Where L-BFGS is on its way it only costs: no fit of
-# seven data sets, C from 1e-4 to 1e8, that reached a gap of 1e-6 took more than 165.
+# with it they converge after 421 and 447. Where L-BFGS is on its way it only costs: no fit of seven data sets, C from
+# 1e-4 to 1e8, that reached a gap of 1e-6 took more than 165.
 _PATIENCE = 200
 
 
