@@ -236,10 +236,11 @@ class SoftmaxObjective:
         """The solver's vector for coef (M, p) and intercept (M,)."""
         if self._basis is not None:
             coef = coef @ self._basis
-        flat = (coef * self._scale).ravel("F")
-        if not self._fit_intercept:
-            return flat
-        return np.concatenate([flat, (intercept + coef @ self._center) * self._intercept_scale])
+        x = np.empty(self._scale.size + self._fit_intercept * len(intercept))
+        np.multiply(coef, self._scale, out=self._matrix(x))
+        if self._fit_intercept:
+            x[self.intercepts] = (intercept + coef @ self._center) * self._intercept_scale
+        return x
 
     def unpack(self, x: Vector) -> tuple[Matrix, Vector]:
         """Coefficients (M, p) and intercept (M,) of the solver's vector.
