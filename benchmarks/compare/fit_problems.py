@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from softfast import SoftmaxRegression
 
@@ -23,15 +24,19 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True)
 class Problem:
-    """Minimise the mean cross-entropy plus ||coef||^2 / (2 C n); labels y are 0..K-1, K >= 3."""
+    """Minimise the mean cross-entropy plus ||coef||^2 / (2 C n); labels y are 0..K-1, K >= 3; X may be sparse."""
 
-    X: Array
+    X: Array | csr_array
     y: Array
     C: float = 1.0
 
     @property
     def penalty(self) -> float:
         return 0.0 if math.isinf(self.C) else 1 / (self.C * len(self.y))
+
+    @property
+    def is_sparse(self) -> bool:
+        return isinstance(self.X, csr_array)
 
     @property
     def n_classes(self) -> int:
@@ -127,6 +132,11 @@ def _file(name: str, C: float = 1.0) -> Problem:
     if not folder:
         raise FileNotFoundError(f"{name} needs the folder of data sets that SOFTFAST_DATA names")
     file = np.load(Path(folder) / f"{name}.npz")
+    if "indptr" in file:
+        # Some of scikit-learn's solvers take 32-bit indices only.
+        index = file["indices"].astype(np.int32), file["indptr"].astype(np.int32)
+        X = csr_array((file["data"].astype(np.float32), *index), shape=tuple(file["shape"]))
+        return Problem(X, file["y"].astype(np.int64), C)
     X = file["X"]
     return Problem(X if X.dtype.kind == "f" else X.astype(np.float64), file["y"].astype(np.int64), C)
 
@@ -143,6 +153,16 @@ def _standardised(problem: Problem, n_columns: int | None = None) -> Problem:
 def _fashion_mnist() -> Problem:
     problem = _file("fashion_mnist")
     return Problem((problem.X / 255).astype(np.float32), problem.y)
+
+
+def _clusters(n: int, p: int, n_classes: int) -> Problem:
+    """Rows around the means of their classes, as embeddings are."""
+    rng = np.random.default_rng(0)
+    spread = np.arange(1, p + 1) ** -0.5
+    y = rng.integers(0, n_classes, n)
+    X = (0.5 * rng.normal(size=(n_classes, p)))[y] * spread + rng.normal(size=(n, p)) * spread
+    X *= np.sqrt(p) / np.linalg.norm(X, axis=1, keepdims=True)
+    return Problem(X.astype(np.float32), y)
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -162,5 +182,8 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "covtype": lambda: _file("covtype"),
     "kddcup99_10pct standardised": lambda: _standardised(_file("kddcup99_10pct")),
     "kddcup99_10pct": lambda: _file("kddcup99_10pct"),
+    "news20, CSR": lambda: _file("news20_tfidf"),
+    "clinc150, CSR": lambda: _file("clinc150_tfidf12"),
+    "clusters K=1000": lambda: _clusters(20_000, 256, 1000),
 }
 BUNDLED = ("digits", "iris", "wine", "wine standardised", "anes96 C=inf")

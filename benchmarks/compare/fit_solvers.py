@@ -4,9 +4,9 @@ A solver is a function (problem, settings) -> coef, intercept, iterations as the
 the functions: a library that is missing costs its rows only. Every solver is given X as it is; those that compute in
 the type of X are given float32 data a second time as float64, the conversion being part of their time.
 
-oneDAL is measured through scikit-learn-intelex, which hands it several classes only with the solver lbfgs and a finite
-C; else it falls back to scikit-learn. StandardScaler before a penalised fit gives another minimiser, so scikit-learn
-has it only where C is infinite; the coefficients are then those of the given features.
+oneDAL is measured through scikit-learn-intelex, which hands it several classes only with the solver lbfgs, a finite C
+and dense rows; else it falls back to scikit-learn. StandardScaler before a penalised fit gives another minimiser, so
+scikit-learn has it only where C is infinite; the coefficients are then those of the given features.
 """
 
 import importlib.metadata
@@ -135,6 +135,14 @@ def _unpenalised(problem: Problem) -> bool:
     return math.isinf(problem.C)
 
 
+def _dense(problem: Problem) -> bool:
+    return not problem.is_sparse
+
+
+def _dense_penalised(problem: Problem) -> bool:
+    return _dense(problem) and _penalised(problem)
+
+
 _TORCH_LADDER = [
     {},
     *(
@@ -158,13 +166,13 @@ SOLVERS: dict[str, Solver] = {
         )
         for name in ("lbfgs", "newton-cg", "newton-cholesky", "saga")
     },
-    "oneDAL lbfgs": Solver("oneDAL", "scikit-learn-intelex", _onedal, by_tolerance(100_000), _penalised),
+    "oneDAL lbfgs": Solver("oneDAL", "scikit-learn-intelex", _onedal, by_tolerance(100_000), _dense_penalised),
     # On iris and others "auto" stops too early at any tolerance, its dual objective being above the optimum.
     **{
         f"cyanure {name}": Solver("cyanure", "cyanure", _cyanure(name), by_tolerance(100_000), _penalised)
         for name in ("auto", "qning-svrg")
     },
-    "torch lbfgs": Solver("torch", "torch", _torch, _TORCH_LADDER),
+    "torch lbfgs": Solver("torch", "torch", _torch, _TORCH_LADDER, _dense),
     **{
         f"statsmodels {method}": Solver("statsmodels", "statsmodels", _statsmodels(method), ladder, _unpenalised)
         for method, ladder in _STATSMODELS.items()

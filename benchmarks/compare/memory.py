@@ -12,19 +12,33 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from libraries import loss_gradient_calls, version
+from libraries import Call, csr_loss_gradient_calls, loss_gradient_calls, version
 from machine import THREADS, threads_of_all
 
-CASES = [(5_000_000, 20, 10, "float32"), (20_000, 256, 1000, "float32")]
+# Rows, features, classes, entries of a row (None: dense), type.
+CASES = [
+    (5_000_000, 20, 10, None, "float32"),
+    (20_000, 256, 1000, None, "float32"),
+    (11_314, 130_107, 20, 158, "float32"),
+]
 LIBRARIES = ["softfast", "numpy", "scikit-learn", "oneDAL", "torch"]
+SPARSE = ["softfast", "scikit-learn"]
 
 
-def peak_extra_mb(library: str, n: int, p: int, n_classes: int, dtype: str) -> float:
+def calls(n: int, p: int, n_classes: int, entries: int | None, dtype: str) -> dict[str, Call]:
+    """Of the libraries, for n rows."""
+    if entries is None:
+        return loss_gradient_calls(n, p, n_classes, dtype, n_threads=THREADS)
+    return csr_loss_gradient_calls(n, p, n_classes, entries, dtype, n_threads=THREADS)
+
+
+def peak_extra_mb(library: str, n: int, *case: Any) -> float:
     """In this process, which must be new."""
     with threads_of_all(THREADS):
-        loss_gradient_calls(1000, p, n_classes, dtype, n_threads=THREADS)[library]()
-        call = loss_gradient_calls(n, p, n_classes, dtype, n_threads=THREADS)[library]
+        calls(1000, *case)[library]()
+        call = calls(n, *case)[library]
         # Else a peak while the data were made (40 MB here) would hide what the call takes.
         Path("/proc/self/clear_refs").write_text("5")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -44,12 +58,18 @@ def main() -> None:
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["shape", "dtype", "library", "version", "peak_extra_MB"])
-        for n, p, n_classes, dtype in CASES:
-            for library in filter(version, LIBRARIES):
-                one = json.dumps([library, n, p, n_classes, dtype])
+        for n, p, n_classes, entries, dtype in CASES:
+            for library in filter(version, LIBRARIES if entries is None else SPARSE):
+                one = json.dumps([library, n, p, n_classes, entries, dtype])
                 command = [sys.executable, __file__, "--one", one]
                 result = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                row = [f"{n}x{p} K={n_classes}", dtype, library, version(library), f"{float(result):.1f}"]
+                row = [
+                    f"{n}x{p} K={n_classes}{' CSR' * (entries is not None)}",
+                    dtype,
+                    library,
+                    version(library),
+                    f"{float(result):.1f}",
+                ]
                 writer.writerow(row)
                 print(*row, flush=True)
 
