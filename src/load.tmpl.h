@@ -6,7 +6,12 @@ SF_INLINE N(vec) V(load)(const STORE *p) { return N(load)(p); }
 SF_INLINE N(vec) V(load_part)(const STORE *p, int n) { return N(load_part)(p, n); }
 #else
 SF_INLINE N(vec) V(load)(const STORE *p) {
-#if SF_VECTORS
+    /* One instruction, where GCC 12 converts halves and joins them. */
+#if defined(__AVX512F__)
+    return (N(vec))_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif defined(__AVX2__)
+    return (N(vec))_mm256_cvtps_pd(_mm_loadu_ps(p));
+#elif SF_VECTORS
     typedef STORE part __attribute__((vector_size(SF_VECTOR_BYTES / 2)));
     part v;
     memcpy(&v, p, sizeof v);
