@@ -232,6 +232,7 @@ cdef ptrdiff_t between_signals(double work, int n_threads) noexcept nogil:
 
 include "module.pxi"
 include "evaluate.pxi"
+include "sparse_rows.pxi"
 include "csr.pxi"
 
 

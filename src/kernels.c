@@ -150,19 +150,33 @@ static inline sf_split sf_even_split(ptrdiff_t n, int limit) {
 #undef INDEX
 #undef W
 
+/* Residuals of float32 arithmetic are added up in float64, too. */
+#define RUN float
+#define LOAD_RUN(p) V(load)(p)
+#define INDEX int32_t
+#define W(name) SF_PASTE(name, f32_in_f64_of_f32_at_i32)
+#include "runs.tmpl.h"
+#include "csr_backward.tmpl.h"
+#undef INDEX
+#undef W
+#define INDEX int64_t
+#define W(name) SF_PASTE(name, f32_in_f64_of_f32_at_i64)
+#include "runs.tmpl.h"
+#include "csr_backward.tmpl.h"
+
 #define SF_ROW_KERNELS(pair) {loss_gradient_##pair, predict_##pair, hessian_vector_##pair}
-#define SF_CSR_KERNELS(pair, store, index)                                                                             \
+#define SF_CSR_KERNELS(pair, sums, index)                                                                              \
     {csr_residual_##pair##_at_##index, csr_curve_##pair##_at_##index, csr_predict_##pair##_at_##index,                 \
-     csr_add_##store##_in_f64_at_##index}
-#define SF_CSR_BOTH(pair, store) {SF_CSR_KERNELS(pair, store, i32), SF_CSR_KERNELS(pair, store, i64)}
+     csr_add_##sums##_at_##index, csr_add_columns_##sums##_at_##index}
+#define SF_CSR_BOTH(pair, sums) {SF_CSR_KERNELS(pair, sums, i32), SF_CSR_KERNELS(pair, sums, i64)}
 
 extern const sf_kernels SF_PASTE(sf_kernels, SF_ISA);
 
 const sf_kernels SF_PASTE(sf_kernels, SF_ISA) = {
     SF_STRING(SF_ISA),
     {{SF_ROW_KERNELS(f32_in_f32), SF_ROW_KERNELS(f32_in_f64)}, {{NULL, NULL, NULL}, SF_ROW_KERNELS(f64_in_f64)}},
-    {{SF_CSR_BOTH(f32_in_f32, f32), SF_CSR_BOTH(f32_in_f64, f32)},
-     {{{NULL, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL}}, SF_CSR_BOTH(f64_in_f64, f64)}},
+    {{SF_CSR_BOTH(f32_in_f32, f32_in_f64_of_f32), SF_CSR_BOTH(f32_in_f64, f32_in_f64)},
+     {{{NULL, NULL, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}}, SF_CSR_BOTH(f64_in_f64, f64_in_f64)}},
     {gram_f32_in_f64, gram_f64_in_f64},
     {{map_f32_in_f32, cross_entropy_f32_in_f32, exp_array_f32, log_array_f32},
      {map_f64_in_f64, cross_entropy_f64_in_f64, exp_array_f64, log_array_f64}},

@@ -54,14 +54,15 @@ cdef extern from "softfast.h" nogil:
         void (*hessian_vector)(sf_gradient *, const sf_rows *, const double *, const sf_model *, const sf_model *,
                                ptrdiff_t, ptrdiff_t, void *) noexcept nogil
     ctypedef struct sf_csr_kernels:
-        ptrdiff_t (*residual)(double *, double *, double *, const sf_csr *, const sf_targets *, const sf_model *,
+        ptrdiff_t (*residual)(void *, double *, double *, const sf_csr *, const sf_targets *, const sf_model *,
                               ptrdiff_t, ptrdiff_t, void *) noexcept nogil
-        void (*curve)(double *, double *, const sf_csr *, const double *, const sf_model *, const sf_model *,
+        void (*curve)(void *, double *, const sf_csr *, const double *, const sf_model *, const sf_model *,
                       ptrdiff_t, ptrdiff_t, void *) noexcept nogil
         int (*predict)(void *, ptrdiff_t, sf_map, const sf_csr *, const sf_model *, ptrdiff_t, ptrdiff_t,
                        void *) noexcept nogil
-        void (*add)(double *, const double *, ptrdiff_t, const sf_csr *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+        void (*add)(double *, const void *, ptrdiff_t, const sf_csr *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                     ptrdiff_t) noexcept nogil
+        void (*add_columns)(double *, const void *, ptrdiff_t, const sf_csr *, ptrdiff_t, ptrdiff_t) noexcept nogil
     ctypedef void (*sf_gram)(double *, ptrdiff_t, const double *, ptrdiff_t, const sf_rows *, ptrdiff_t, ptrdiff_t,
                              ptrdiff_t, ptrdiff_t, void *) noexcept nogil
     ctypedef struct sf_array_kernels:

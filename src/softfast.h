@@ -93,22 +93,26 @@ typedef struct {
 } sf_row_kernels;
 
 /* The same for rows in CSR with one type of indices.  Their gradient is made in two steps, so that there is one of it
- * whatever the number of threads: residuals of some rows, by rows, and then their product with X, by features. */
+ * whatever the number of threads: residuals of some rows, by rows, and then their product with X, by features.
+ * Residuals are of the arithmetic type, [rows][stride], with the stride of float64, which sums and gradient have. */
 typedef struct {
-    /* residual [end - begin][stride of float64], zero in the padding, sums [stride] over its rows and *loss of the rows
-     * [begin, end), at most sf_csr_block_rows, are written.  Returns SF_OK or the offending row. */
-    ptrdiff_t (*residual)(double *residual, double *sums, double *loss, const sf_csr *x, const sf_targets *targets,
+    /* residual of the rows [begin, end), at most sf_csr_block_rows, zero in the padding, sums [stride] over them and
+     * *loss are written.  Returns SF_OK or the offending row. */
+    ptrdiff_t (*residual)(void *residual, double *sums, double *loss, const sf_csr *x, const sf_targets *targets,
                           const sf_model *model, ptrdiff_t begin, ptrdiff_t end, void *scratch);
     /* The same for the product of the Hessian at the model with the direction's coefficients; weight (n,) or NULL. */
-    void (*curve)(double *residual, double *sums, const sf_csr *x, const double *weight, const sf_model *model,
+    void (*curve)(void *residual, double *sums, const sf_csr *x, const double *weight, const sf_model *model,
                   const sf_model *direction, ptrdiff_t begin, ptrdiff_t end, void *scratch);
     /* As of sf_row_kernels; the rows at most sf_csr_block_rows. */
     int (*predict)(void *out, ptrdiff_t out_stride, sf_map map, const sf_csr *x, const sf_model *model, ptrdiff_t begin,
                    ptrdiff_t end, void *scratch);
-    /* gradient [p][stride of float64] += X^T residual of the rows [begin, end), in their order, of the features
-     * [first, last). */
-    void (*add)(double *gradient, const double *residual, ptrdiff_t n_columns, const sf_csr *x, ptrdiff_t begin,
+    /* gradient [p][stride] += X^T residual of the rows [begin, end), in their order, of the features [first, last). */
+    void (*add)(double *gradient, const void *residual, ptrdiff_t n_columns, const sf_csr *x, ptrdiff_t begin,
                 ptrdiff_t end, ptrdiff_t first, ptrdiff_t last);
+    /* gradient = X^T residual of all rows, of the features [first, last); columns: X^T in CSR, of the same type of
+     * indices as X. */
+    void (*add_columns)(double *gradient, const void *residual, ptrdiff_t n_columns, const sf_csr *columns,
+                        ptrdiff_t first, ptrdiff_t last);
 } sf_csr_kernels;
 
 /* Adds sum_i w_i x_i x_i^T over the rows [begin, end), at most SF_GRAM_ROWS, for n_weights vectors of weights to out

@@ -124,6 +124,14 @@ def test_merged_columns_span_the_same_rows(dtype, rng):
     results = [s.loss_gradient(c, intercept) for s, c in ((merged, other), (source, (basis @ other.T).T))]
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-13)
     np.testing.assert_allclose(results[0][1], (basis.T @ results[1][1].T).T, atol=1e-13)
+    # Its evaluations, by columns, are those of the same rows without them.
+    plain = CsrSource(merged._X, y, 3, weight, offset=offset)
+    direction = rng.normal(size=other.shape), rng.normal(size=3)
+    for how in ({}, {"single": dtype == np.float32}, {"with_offset": False}):
+        for ours, theirs in zip(*(s.loss_gradient(other, intercept, **how) for s in (merged, plain)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-13)
+    for ours, theirs in zip(*(s.hessian_vector(other, intercept, *direction) for s in (merged, plain)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-13)
 
 
 def test_columns_are_not_merged_where_that_is_of_no_use(rng):

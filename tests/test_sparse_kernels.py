@@ -63,20 +63,18 @@ def test_loss_gradient_and_hessian_vector(kernels, storage, arithmetic, index, r
         offset = rng.normal(size=(n, n_classes)).astype(np.float32).astype(float) if case % 7 < 3 else None
         y = rng.dirichlet(np.ones(n_classes), n).astype(storage) if soft else rng.integers(0, n_classes, n)
         targets = _core.Targets(next(target_layouts(y.reshape((n, n_classes) if soft else (n,)))), weight)
-        rows = _core.SparseRows(*csr, p, offset)
-        assert (rows.n_rows, rows.n_features, rows.n_entries, rows.dtype) == (n, p, len(csr[0]), storage)
-        what = f"{(n, p, n_classes)} {soft=} {reference_class=}"
+        plain = _core.SparseRows(*csr, p, offset)
+        assert (plain.n_rows, plain.n_features, plain.n_entries, plain.dtype) == (n, p, len(csr[0]), storage)
         total = float(n if weight is None else weight.sum())
-        expected = reference.loss_gradient(X, y, coef, intercept, weight, n_classes, offset)
-        result = kernels.loss_gradient(
-            rows, targets, coef, intercept, n_classes, arithmetic=arithmetic, n_threads=1 + case % 3
-        )
-        assert_sums_match(result, expected, csr[0], p + 1, arithmetic, total, what)
-        expected = reference.hessian_vector(X, (coef, intercept), direction, n_classes, weight, offset)
-        result = kernels.hessian_vector(
-            rows, targets, coef, intercept, *direction, n_classes, arithmetic=arithmetic, n_threads=1 + case % 3
-        )
-        assert_sums_match(result, expected, csr[0], p + 1, arithmetic, 4 * total, what)
+        gradient = reference.loss_gradient(X, y, coef, intercept, weight, n_classes, offset)
+        product = reference.hessian_vector(X, (coef, intercept), direction, n_classes, weight, offset)
+        how = {"arithmetic": arithmetic, "n_threads": 1 + case % 3, "by_feature": case % 2 == 1}
+        for rows in (plain, plain.with_columns(n_classes)):
+            what = f"{(n, p, n_classes)} {soft=} {reference_class=} by columns: {rows is not plain}"
+            result = kernels.loss_gradient(rows, targets, coef, intercept, n_classes, **how)
+            assert_sums_match(result, gradient, csr[0], p + 1, arithmetic, total, what)
+            result = kernels.hessian_vector(rows, targets, coef, intercept, *direction, n_classes, **how)
+            assert_sums_match(result, product, csr[0], p + 1, arithmetic, 4 * total, what)
 
 
 @pytest.mark.parametrize("index", INDICES)
@@ -101,15 +99,19 @@ def test_predict(kernels, dtype, index, rng):
 
 
 @pytest.mark.parametrize(("storage", "arithmetic"), PAIRS)
+@pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("n_classes", [2, 7, 40])
-def test_comparison_can_fail(kernels, storage, arithmetic, n_classes, rng):
+def test_comparison_can_fail(kernels, storage, arithmetic, by_columns, n_classes, rng):
     csr, X = random_csr(rng, 50, 6, storage)
     coef, intercept = random_model(rng, n_classes, 6)
     y = rng.integers(0, n_classes, 50)
     expected = reference.loss_gradient(X, y, coef, intercept)
     y[np.argmax(np.diff(csr[2]))] += 1
+    rows = _core.SparseRows(*csr, 6)
+    if by_columns:
+        rows = rows.with_columns(n_classes)
     result = kernels.loss_gradient(
-        _core.SparseRows(*csr, 6), _core.Targets(y % n_classes), coef, intercept, n_classes, arithmetic=arithmetic
+        rows, _core.Targets(y % n_classes), coef, intercept, n_classes, arithmetic=arithmetic
     )
     for part in range(3):
         mixed = [result[k] if k == part else expected[k] for k in range(3)]
@@ -119,14 +121,17 @@ def test_comparison_can_fail(kernels, storage, arithmetic, n_classes, rng):
 
 @pytest.mark.parametrize(("storage", "arithmetic"), PAIRS)
 @pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize(
     ("n", "p", "n_classes"), [(3001, 400, 2), (1700, 90, 3), (900, 40, 7), (400, 30, 33), (5, 9, 3)]
 )
-def test_same_bits_for_any_number_of_threads(kernels, storage, arithmetic, index, n, p, n_classes, rng):
+def test_same_bits_for_any_number_of_threads(kernels, storage, arithmetic, index, by_columns, n, p, n_classes, rng):
     csr, _ = random_csr(rng, n, p, storage, index)
     coef, intercept = random_model(rng, n_classes - 1, p)
     direction = random_model(rng, n_classes - 1, p)
     rows = _core.SparseRows(*csr, p)
+    if by_columns:
+        rows = rows.with_columns(n_classes)
     targets = _core.Targets(rng.integers(0, n_classes, n), rng.uniform(0, 2, n))
 
     def results(n_threads):
@@ -139,6 +144,42 @@ def test_same_bits_for_any_number_of_threads(kernels, storage, arithmetic, index
     for n_threads in (2, 3, 7, 400):
         for ours, theirs in zip(results(n_threads), one, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize(("storage", "arithmetic"), PAIRS)
+@pytest.mark.parametrize("n_classes", [20, 150])
+def test_offset_and_columns_in_either_order(n_classes, storage, arithmetic, index, rng):
+    csr, _ = random_csr(rng, 200, 90, storage, index)
+    model, targets = random_model(rng, n_classes, 90), _core.Targets(rng.integers(0, n_classes, 200))
+    offset = rng.normal(size=(200, n_classes))
+    plain = _core.SparseRows(*csr, 90)
+    first, last, without = (
+        _core.default.loss_gradient(rows, targets, *model, n_classes, arithmetic=arithmetic)[1]
+        for rows in (
+            plain.with_offset(offset).with_columns(n_classes),
+            plain.with_columns(n_classes).with_offset(offset),
+            plain.with_columns(n_classes),
+        )
+    )
+    np.testing.assert_array_equal(first, last)
+    assert abs(first - without).max() > 1
+
+
+def test_too_many_residuals_to_go_by_columns(rng):
+    # In float32 they are few enough; evaluations in float64 go row by row, as if there were no columns.
+    n, p, n_classes = 20_000, 30, 150
+    csr, _ = random_csr(rng, n, p, np.float32)
+    plain, model = _core.SparseRows(*csr, p), random_model(rng, n_classes, p)
+    rows, targets = plain.with_columns(n_classes), _core.Targets(rng.integers(0, n_classes, n))
+    assert rows is not plain
+    assert plain.with_columns(2 * n_classes) is plain
+    for arithmetic in (np.float32, np.float64):
+        ours, theirs = (
+            _core.default.loss_gradient(r, targets, *model, n_classes, arithmetic=arithmetic)[1] for r in (rows, plain)
+        )
+        # The same residuals, added up in float64.
+        assert_close(ours, theirs, np.float64, n, scale=n)
 
 
 def test_memory_of_an_earlier_evaluation_makes_no_difference(rng):

@@ -25,6 +25,7 @@ class CsrSource(InMemorySource):
     """
 
     _rows: _core.SparseRows
+    _plain_rows: _core.SparseRows
 
     def merged(self) -> tuple[Source, csr_array] | None:
         """Columns with a single entry are merged, row by row, into one: of 130,107 tf-idf columns 64,652 are left.
@@ -64,7 +65,13 @@ class CsrSource(InMemorySource):
         own = _csr(entries.ravel(), np.repeat(np.arange(len(present)), repeats), repeats * (n_own > 0), len(present))
         fewer = hstack([left, own], format="csr")
         source = CsrSource(fewer, self._q, self.n_classes, self._given, offset=self._offset, n_threads=self.n_threads)
+        source._add_columns()
         return source, basis
+
+    def _add_columns(self) -> None:
+        """A second copy of the entries, by columns, for the many evaluations of a fit."""
+        self._plain_rows = self._plain_rows.with_columns(self.n_classes)
+        self._rows = self._plain_rows.with_offset(self._offset)
 
     def sparse_rows(self) -> SparseRows:
         """The rows."""
