@@ -100,15 +100,17 @@ class SoftmaxRegression(SparseCoef, PartialFit, ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    float32 data stay float32 in memory; fits begin in float32 arithmetic and end in float64. No array is n times K.
+    float32 data stay float32 in memory; fits begin in float32 arithmetic and end in float64. No array is n times K; of
+    sparse rows one is, where it takes less than 16 MiB.
 
     Fitted coefficients with two classes have the penalty on the one row, as scikit-learn has it.
 
     The solver is L-BFGS that starts from the inverse of the Hessian of a sample of the rows, taken anew as the fit
     proceeds. With "auto" and 50,000 rows or more, a fit that is no `warm_start` begins near the minimum for a tenth of
-    them, which an interior-point method finds if L-BFGS is slow to. With an `l1_ratio` above 0 it is proximal Newton on
-    a working set of coefficients. "newton-cg" is a truncated Newton method: its steps solve the Newton system of all
-    rows by conjugate gradients, preconditioned with that same inverse, the more closely the nearer the minimum is.
+    them, which an interior-point method finds if L-BFGS is slow to; any fit with "auto" tries it after 200 iterations.
+    With an `l1_ratio` above 0 it is proximal Newton on a working set of coefficients. "newton-cg" is a truncated Newton
+    method: its steps solve the Newton system of all rows by conjugate gradients, preconditioned with that same inverse,
+    the more closely the nearer the minimum is.
 
     With three or more classes, adding one number to a feature's coefficients of all classes changes no probability. L2
     makes their mean zero; with `l1_ratio` 1 and ``sparsity="coefficient"`` their median is zero, and with an even
