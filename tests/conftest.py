@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import zlib
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from softfast import _core
 
 settings.register_profile("softfast", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("softfast")
+
+# A shell lets its background jobs ignore Ctrl-C, and Python leaves it so: tests of it need Python's own handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ISAS = {"x86_64": ["avx512", "avx2", "baseline"], "AMD64": ["baseline"], "aarch64": ["neon"]}
 
